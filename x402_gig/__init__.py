@@ -1,0 +1,1 @@
+"""Sell gigs over x402."""

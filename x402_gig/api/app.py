@@ -1,0 +1,101 @@
+"""The HTTP face: routes, the paywall in front of one of them, CORS around everything."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+from x402.http.constants import (
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    PAYMENT_SIGNATURE_HEADER,
+    X_PAYMENT_HEADER,
+    X_PAYMENT_RESPONSE_HEADER,
+)
+
+from x402_gig.api.errors import HANDLERS
+from x402_gig.errors import NotFound
+from x402_gig.gigs.records import GigRecord
+from x402_gig.gigs.shop import GigShop
+from x402_gig.gigs.views import gig_view
+from x402_gig.payments.checkout import Checkout
+from x402_gig.payments.gate import PaymentGate
+
+EXPOSED_HEADERS = [
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_SIGNATURE_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    X_PAYMENT_HEADER,
+    X_PAYMENT_RESPONSE_HEADER,
+    "Retry-After",
+]
+
+
+class GigFinder(Protocol):
+    async def __call__(self, gig_id: int) -> GigRecord | None: ...
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """`problems` keep the server from selling; `warnings` do not."""
+
+    problems: dict[str, str]
+    warnings: dict[str, str]
+
+
+class ReadinessProbe(Protocol):
+    async def __call__(self) -> Readiness: ...
+
+
+@dataclass(frozen=True)
+class Api:
+    """The endpoints and what they need."""
+
+    checkout: Checkout
+    shop: GigShop
+    find_gig: GigFinder
+    readiness: ReadinessProbe
+    public_url: str
+
+    async def create_gig(self, request: Request) -> Response:
+        """Behind the paywall: the gig was made by the transaction that settled its payment."""
+        return JSONResponse(request.state.purchase.answer)
+
+    async def show_gig(self, request: Request) -> Response:
+        gig_id = request.path_params["gig_id"]
+        gig = await self.find_gig(gig_id)
+        if gig is None:
+            raise NotFound(f"Gig with id {gig_id} not found")
+        return JSONResponse({"data": gig_view(gig, self.shop.chain_id, datetime.now(UTC))})
+
+    async def healthz(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        ready = await self.readiness()
+        status = "unavailable" if ready.problems else "degraded" if ready.warnings else "ready"
+        body = {"status": status, "problems": ready.problems, "warnings": ready.warnings}
+        return JSONResponse(body, 503 if ready.problems else 200)
+
+    def build(self) -> ASGIApp:
+        paywall = Middleware(PaymentGate, product=self.shop, checkout=self.checkout, public_url=self.public_url)
+        routes = [
+            Route("/api/gigs/create/x402", self.create_gig, methods=["POST"], middleware=[paywall]),
+            Route("/api/gigs/{gig_id:int}", self.show_gig),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+        ]
+        return with_cors(Starlette(routes=routes, exception_handlers=HANDLERS))
+
+
+def with_cors(app: ASGIApp) -> ASGIApp:
+    """Outermost, so that errors of every kind carry the headers too."""
+    return CORSMiddleware(
+        app, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED_HEADERS
+    )

@@ -1,0 +1,71 @@
+"""From error to answer: one table decides the status, and nothing but `detail` of our own errors leaves the server."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from x402_gig.errors import (
+    BadRequest,
+    BodyTooLarge,
+    GigError,
+    NotFound,
+    OutcomeUnknown,
+    PaymentConflict,
+    Unavailable,
+    ValidationFailed,
+)
+
+RETRY_AFTER_S = 5
+
+# Most specific first.
+STATUS: Mapping[type[GigError], int] = {
+    BodyTooLarge: 413,
+    BadRequest: 400,
+    NotFound: 404,
+    PaymentConflict: 409,
+    OutcomeUnknown: 503,
+    Unavailable: 503,
+}
+HTTP_TEXTS = {404: "Not found", 405: "Method not allowed"}
+FAILURES = {"/api/gigs/create/x402": "Failed to create gig"}
+
+
+def status_of(error: GigError) -> int:
+    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+
+
+def answer_gig_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GigError)  # noqa: S101 - Starlette's handlers are typed for any exception
+    status = status_of(error)
+    if status == 500:
+        return answer_bug(request, error)
+    headers = {"Retry-After": str(RETRY_AFTER_S), "Cache-Control": "no-store"} if status == 503 else None
+    return JSONResponse(_body(error), status, headers)
+
+
+def _body(error: GigError) -> dict[str, Any]:
+    if isinstance(error, ValidationFailed):
+        return {"error": "Validation failed", "details": error.details}
+    if isinstance(error, NotFound):
+        return {"error": error.detail}
+    return {"error": error.detail, "reason": error.reason}
+
+
+def answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    text = HTTP_TEXTS.get(error.status_code, error.detail)
+    return JSONResponse({"error": text}, error.status_code, error.headers)
+
+
+def answer_bug(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": FAILURES.get(request.url.path, "Internal server error")}, 500)
+
+
+HANDLERS: dict[Any, Callable[[Request, Exception], Response]] = {
+    GigError: answer_gig_error,
+    HTTPException: answer_http_error,
+    Exception: answer_bug,
+}

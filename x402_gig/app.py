@@ -1,0 +1,215 @@
+"""The composition root: the one place that sees every room and puts them together."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+from starlette.types import ASGIApp
+
+from x402_gig.api.app import Api, Readiness
+from x402_gig.chain.eip3009 import Token
+from x402_gig.chain.node import Node
+from x402_gig.chain.rpc import Rpc
+from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
+from x402_gig.devnet.gas import give_gas
+from x402_gig.errors import GigError
+from x402_gig.facilitators.local import LocalFacilitator
+from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
+from x402_gig.gigs.records import GigRecord
+from x402_gig.gigs.shop import GigShop
+from x402_gig.gigs.terms import Limits
+from x402_gig.payments.checkout import Checkout, Facilitator
+from x402_gig.payments.order import Network, Product, Seller
+from x402_gig.settings import Settings
+from x402_gig.settlement import preflight
+from x402_gig.settlement.claims import Claims
+from x402_gig.settlement.dispatcher import Dispatcher
+from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.reconciler import Reconciler
+from x402_gig.settlement.relayer import Relayer
+from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.watcher import Watcher
+from x402_gig.store import payments
+from x402_gig.store.deposits import Shop
+from x402_gig.store.engine import Ledger
+from x402_gig.store.gigs import GigShelf, find_gig
+from x402_gig.store.payments import PaymentBook
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 0.5
+RECONCILE_INTERVAL_S = 1.0
+# A block every two seconds on Base, and three of them.
+BLOCKS_HELD_S = 6
+STALE_HEAD_S = 30
+
+
+@dataclass
+class Server:
+    """Everything that runs. `app` serves HTTP; the rest works in the background while `running`."""
+
+    settings: Settings
+    wallets: Wallets
+    ledger: Ledger
+    node: Node
+    seller: Seller
+    settling: Settling
+    watcher: Watcher
+    relayers: list[Relayer]
+    funding: Funding
+    dispatcher: Dispatcher
+    reconciler: Reconciler
+    checkout: Checkout
+    shop: GigShop
+    client: FacilitatorClient | None
+
+    @property
+    def app(self) -> ASGIApp:
+        return Api(self.checkout, self.shop, self.find_gig, self.readiness, self.settings.public_url).build()
+
+    async def prepare(self) -> None:
+        """Check everything that must hold, and finish reading the chain. Raises CannotStart or Unavailable."""
+        wallets = [relayer.wallet for relayer in self.relayers]
+        await preflight.check_chain(self.node)
+        token = self.node.token.address
+        preflight.check_commission_address(self.settings.commission_address, token, self.wallets, wallets)
+        if self.settings.network == "devnet":
+            await give_gas(self.node.rpc, [wallet.address for wallet in wallets])
+        await preflight.check_gas(self.node, wallets)
+        await preflight.ensure_batcher(self.node, wallets[0])
+        await preflight.bind_ledger(self.node, self.ledger, self.wallets)
+        if self.client is not None:
+            await self.client.check_support(self.seller.network.caip2)
+        await self.ledger.write(payments.mark_open_abandoned)
+        # Before anything is signed: what left the intake without this ledger knowing stops all funding.
+        await self.watcher.catch_up()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Settle, fund, watch and reconcile until the context ends."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self.watcher.run(WATCH_INTERVAL_S), name="watcher"),
+                group.create_task(self.dispatcher.run(), name="dispatcher"),
+                group.create_task(self.reconciler.run(RECONCILE_INTERVAL_S), name="reconciler"),
+            ]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def close(self) -> None:
+        await self.node.rpc.close()
+        if self.client is not None:
+            await self.client.close()
+        self.ledger.close()
+
+    async def find_gig(self, gig_id: int) -> GigRecord | None:
+        if not 0 < gig_id <= MAX_GIG_ID:
+            return None
+        return await self.ledger.read(lambda c: find_gig(c, gig_id))
+
+    async def readiness(self) -> Readiness:
+        problems: dict[str, str] = {}
+        try:
+            await self.ledger.read(lambda c: None)
+        except GigError as exc:
+            problems["database"] = exc.detail
+        try:
+            # Both raise when the chain is out of reach.
+            with_gas = await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))
+            if not any(with_gas):
+                problems["gas"] = "no relayer has enough gas for two full batches"
+        except GigError as exc:
+            problems["chain"] = exc.detail
+        if time.monotonic() - self.watcher.seen_at > STALE_HEAD_S:
+            problems.setdefault("chain", f"no new look at the chain for {STALE_HEAD_S} s")
+        return Readiness(problems, {"funding": self.funding.problem} if self.funding.problem else {})
+
+
+def build(settings: Settings, extra_products: tuple[Product, ...] = ()) -> Server:
+    """Wire everything; nothing is contacted yet but the database."""
+    preset = settings.preset
+    wallets = Wallets(settings.mnemonic, settings.wallet_account)
+    token = Token(preset.usdc.lower(), preset.usdc_name, preset.usdc_version, preset.chain_id)
+    seller = Seller(
+        network=Network(preset.chain_id, preset.v1_name),
+        asset=preset.usdc,
+        asset_name=preset.usdc_name,
+        asset_version=preset.usdc_version,
+        pay_to=wallets.intake.address,
+        max_timeout_s=settings.max_timeout_s,
+    )
+    limits = Limits(settings.minimum_reward, settings.maximum_reward, token.address, preset.v1_name)
+    shop = GigShop(limits, settings.commission_bps, preset.chain_id)
+    node = Node(Rpc(settings.rpc_url.get_secret_value()), token)
+    ledger = Ledger(settings.database_url.get_secret_value())
+
+    def open_book(connection: Connection) -> GigShelf:
+        return GigShelf(connection, wallets.gig_address, wallets.reward_nonce)
+
+    products: list[Product] = [shop, *extra_products]
+    shelves = Shop({product.name: product for product in products}, open_book)
+    settling = Settling(ledger, shelves, intake=wallets.intake.address, asset=token.address)
+    watcher = Watcher(node, ledger, settling, intake=wallets.intake.address, confirmations=settings.confirmations)
+    claims = Claims(ledger, shelves, settling, watcher)
+    relayers = [
+        Relayer(wallets.relayer(index), node, ledger, settling, watcher, settings.confirmations)
+        for index in range(settings.relayers)
+    ]
+    funding = Funding(ledger, node, wallets, settings.commission_address)
+    facilitator: Facilitator
+    client = None
+    if settings.facilitator == "local":
+        facilitator = local = LocalFacilitator(node, ledger, settling, claims)
+        dispatcher = Dispatcher(relayers, local, funding)
+        local.wake = dispatcher.wake
+    else:
+        client = FacilitatorClient(settings.facilitator, settings.facilitator_token.get_secret_value())
+        facilitator = RemoteFacilitator(client, seller, node, ledger, settling, claims)
+        dispatcher = Dispatcher(relayers, None, funding)
+
+    def funding_due() -> None:
+        funding.due()
+        dispatcher.wake()
+
+    settling.funding_due = funding_due
+    checkout = Checkout(
+        seller=seller,
+        book=PaymentBook(ledger),
+        facilitator=facilitator,
+        prover=node,
+        hold_s=settings.max_timeout_s + BLOCKS_HELD_S,
+    )
+    return Server(
+        settings=settings,
+        wallets=wallets,
+        ledger=ledger,
+        node=node,
+        seller=seller,
+        settling=settling,
+        watcher=watcher,
+        relayers=relayers,
+        funding=funding,
+        dispatcher=dispatcher,
+        reconciler=Reconciler(node, ledger, settling, watcher),
+        checkout=checkout,
+        shop=shop,
+        client=client,
+    )
+
+
+@asynccontextmanager
+async def open_server(settings: Settings, extra_products: tuple[Product, ...] = ()) -> AsyncIterator[Server]:
+    """A prepared server at work. Raises CannotStart or Unavailable."""
+    async with AsyncExitStack() as stack:
+        server = build(settings, extra_products)
+        stack.push_async_callback(server.close)
+        await server.prepare()
+        await stack.enter_async_context(server.running())
+        yield server

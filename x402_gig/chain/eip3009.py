@@ -1,0 +1,176 @@
+"""EIP-3009 on an EIP-712 token: digests, signatures, calldata, and the transfers a log list proves."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from coincurve import PrivateKey, PublicKey
+from eth_abi.abi import encode
+from eth_utils.crypto import keccak
+
+from x402_gig.payments.payment import Authorization
+
+TRANSFER_TOPIC = "0x" + keccak(text="Transfer(address,address,uint256)").hex()
+AUTHORIZATION_USED_TOPIC = "0x" + keccak(text="AuthorizationUsed(address,bytes32)").hex()
+
+_DOMAIN_TYPEHASH = keccak(text="EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+_TRANSFER_TYPEHASH = keccak(
+    text="TransferWithAuthorization(address from,address to,uint256 value,"
+    "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+_TRANSFER_VRS = keccak(
+    text="transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
+)[:4]
+_TRANSFER_BYTES = keccak(text="transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")[:4]
+_AUTHORIZATION_STATE = keccak(text="authorizationState(address,bytes32)")[:4]
+_BALANCE_OF = keccak(text="balanceOf(address)")[:4]
+_IS_VALID_SIGNATURE = keccak(text="isValidSignature(bytes32,bytes)")[:4]
+DOMAIN_SEPARATOR = "0x" + keccak(text="DOMAIN_SEPARATOR()")[:4].hex()
+_ERC1271_MAGIC = _IS_VALID_SIGNATURE.ljust(32, b"\0")
+
+_FIELDS = ["address", "address", "uint256", "uint256", "uint256", "bytes32"]
+_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token with EIP-3009, by its address (lower case) and EIP-712 domain."""
+
+    address: str
+    name: str
+    version: str
+    chain_id: int
+
+    @cached_property
+    def domain_separator(self) -> bytes:
+        return keccak(
+            encode(
+                ["bytes32", "bytes32", "bytes32", "uint256", "address"],
+                [_DOMAIN_TYPEHASH, keccak(text=self.name), keccak(text=self.version), self.chain_id, self.address],
+            )
+        )
+
+    def digest(self, authorization: Authorization) -> bytes:
+        """The EIP-712 hash that the payer signs."""
+        struct = keccak(encode(["bytes32", *_FIELDS], [_TRANSFER_TYPEHASH, *_values(authorization)]))
+        return keccak(b"\x19\x01" + self.domain_separator + struct)
+
+    def sign(self, authorization: Authorization, key: PrivateKey) -> bytes:
+        """65 bytes r ‖ s ‖ v with v 27 or 28 and a low s."""
+        signature = key.sign_recoverable(self.digest(authorization), hasher=None)
+        return signature[:64] + bytes([signature[64] + 27])
+
+    def recovers(self, authorization: Authorization, signature: bytes) -> bool:
+        """Is it the payer's own ECDSA signature? v may be 27/28 or 0/1; a high s is refused, as USDC does."""
+        if len(signature) != 65 or int.from_bytes(signature[32:64]) > _HALF_ORDER:
+            return False
+        recovery_id = signature[64] - 27 if signature[64] >= 27 else signature[64]
+        if recovery_id not in (0, 1):
+            return False
+        try:
+            public = PublicKey.from_signature_and_message(
+                signature[:64] + bytes([recovery_id]), self.digest(authorization), hasher=None
+            )
+        except ValueError:  # r or s is no point of the curve
+            return False
+        return address_of(public) == authorization.payer
+
+
+def address_of(public: PublicKey) -> str:
+    """The account of a public key, lower-case hex."""
+    return "0x" + keccak(public.format(compressed=False)[1:])[12:].hex()
+
+
+def _values(authorization: Authorization) -> list[Any]:
+    return [
+        authorization.payer,
+        authorization.payee,
+        authorization.value,
+        authorization.valid_after,
+        authorization.valid_before,
+        bytes.fromhex(authorization.nonce[2:]),
+    ]
+
+
+def transfer_call(authorization: Authorization, signature: bytes, *, ecdsa: bool) -> bytes:
+    """Calldata of `transferWithAuthorization`, in the (v, r, s) form or, for contract wallets, the bytes form."""
+    values = _values(authorization)
+    if not ecdsa:
+        return _TRANSFER_BYTES + encode([*_FIELDS, "bytes"], [*values, signature])
+    v = signature[64] if signature[64] >= 27 else signature[64] + 27
+    return _TRANSFER_VRS + encode(
+        [*_FIELDS, "uint8", "bytes32", "bytes32"], [*values, v, signature[:32], signature[32:64]]
+    )
+
+
+def authorization_state_call(payer: str, nonce: str) -> bytes:
+    return _AUTHORIZATION_STATE + encode(["address", "bytes32"], [payer, bytes.fromhex(nonce[2:])])
+
+
+def balance_of_call(account: str) -> bytes:
+    return _BALANCE_OF + encode(["address"], [account])
+
+
+def is_valid_signature_call(digest: bytes, signature: bytes) -> bytes:
+    """ERC-1271 `isValidSignature`."""
+    return _IS_VALID_SIGNATURE + encode(["bytes32", "bytes"], [digest, signature])
+
+
+def approves(success: bool, returned: bytes) -> bool:
+    """Did a contract answer `isValidSignature` with yes?"""
+    return success and returned[:32] == _ERC1271_MAGIC
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizedTransfer:
+    """Money that moved by an authorization: the only evidence there is. Hex is lower case."""
+
+    payer: str
+    nonce: str
+    payee: str
+    value: int
+    transaction: str
+    log_index: int
+    block_number: int
+    block_hash: str
+
+
+def authorized_transfers(logs: Iterable[Mapping[str, Any]], token: str) -> list[AuthorizedTransfer]:
+    """The pairs of neighbouring logs AuthorizationUsed(payer, nonce), Transfer(payer → payee, value) of `token`.
+
+    `logs` are JSON-RPC log objects of one block or one receipt. Only neighbours count: two logs somewhere in one
+    transaction would let one transfer prove two payments.
+    """
+    ours = sorted((log for log in logs if _is_live(log, token)), key=_position)
+    pairs = itertools.pairwise(ours)
+    return [found for used, moved in pairs if (found := _pair(used, moved)) is not None]
+
+
+def _is_live(log: Mapping[str, Any], token: str) -> bool:
+    return log["address"].lower() == token and not log.get("removed", False)
+
+
+def _position(log: Mapping[str, Any]) -> tuple[int, int]:
+    return int(log["blockNumber"], 16), int(log["logIndex"], 16)
+
+
+def _pair(used: Mapping[str, Any], moved: Mapping[str, Any]) -> AuthorizedTransfer | None:
+    kinds = [topics[0] if (topics := log["topics"]) else None for log in (used, moved)]
+    if kinds != [AUTHORIZATION_USED_TOPIC, TRANSFER_TOPIC] or used["transactionHash"] != moved["transactionHash"]:
+        return None
+    index = int(used["logIndex"], 16)
+    payer = used["topics"][1][-40:].lower()
+    if int(moved["logIndex"], 16) != index + 1 or moved["topics"][1][-40:].lower() != payer:
+        return None
+    return AuthorizedTransfer(
+        payer="0x" + payer,
+        nonce=used["topics"][2].lower(),
+        payee="0x" + moved["topics"][2][-40:].lower(),
+        value=int(moved["data"], 16),
+        transaction=used["transactionHash"].lower(),
+        log_index=index,
+        block_number=int(used["blockNumber"], 16),
+        block_hash=used["blockHash"].lower(),
+    )

@@ -1,0 +1,217 @@
+"""What the server asks a chain, in its own words; the only room that speaks JSON-RPC."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coincurve import PrivateKey
+from eth_account import Account
+from eth_utils.crypto import keccak
+
+from x402_gig.chain import batcher, eip3009
+from x402_gig.chain.batcher import Call, Result
+from x402_gig.chain.eip3009 import AuthorizedTransfer, Token, authorized_transfers
+from x402_gig.chain.rpc import Rpc
+from x402_gig.errors import ChainRefused, ChainUnavailable
+from x402_gig.payments.payment import Authorization
+
+log = logging.getLogger(__name__)
+
+METHOD_NOT_FOUND = -32601
+SEND_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    number: int
+    hash: str
+    parent_hash: str
+    timestamp: int
+    base_fee: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    transaction: str
+    success: bool
+    block_number: int
+    block_hash: str
+    gas_used: int
+    transfers: list[AuthorizedTransfer]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTransaction:
+    """Ready to be sent; `raw` is as secret as the money it moves until it is on chain."""
+
+    hash: str
+    raw: str
+
+    def __repr__(self) -> str:
+        return f"SignedTransaction({self.hash})"
+
+
+class Node:
+    """One chain, seen through one RPC endpoint, and the token we are paid in.
+
+    Every method raises ChainUnavailable when the node does not answer and ChainRefused when it says no.
+    """
+
+    def __init__(self, rpc: Rpc, token: Token) -> None:
+        self.rpc = rpc
+        self.token = token
+        self._send_sync = True
+
+    async def chain_id(self) -> int:
+        return _int(await self.rpc.call("eth_chainId"))
+
+    async def genesis_hash(self) -> str:
+        return (await self._existing_block("0x0")).hash
+
+    async def head(self) -> Block:
+        return await self._existing_block("latest")
+
+    async def block(self, number: int) -> Block | None:
+        return _block(await self.rpc.call("eth_getBlockByNumber", hex(number), False))
+
+    async def _existing_block(self, tag: str) -> Block:
+        block = _block(await self.rpc.call("eth_getBlockByNumber", tag, False))
+        if block is None:
+            raise ChainUnavailable(f"the chain node has no block {tag}")
+        return block
+
+    async def code(self, address: str) -> bytes:
+        return _bytes(await self.rpc.call("eth_getCode", address, "latest"))
+
+    async def native_balance(self, address: str) -> int:
+        return _int(await self.rpc.call("eth_getBalance", address, "latest"))
+
+    async def nonce(self, address: str, tag: str = "latest") -> int:
+        return _int(await self.rpc.call("eth_getTransactionCount", address, tag))
+
+    async def priority_fee(self) -> int:
+        return _int(await self.rpc.call("eth_maxPriorityFeePerGas"))
+
+    async def domain_separator(self) -> str:
+        return str(await self._call(self.token.address, eip3009.DOMAIN_SEPARATOR))
+
+    async def balance_of(self, account: str, block: str = "latest") -> int:
+        """Token balance in base units, at a block number in hex or a tag."""
+        data = "0x" + eip3009.balance_of_call(account).hex()
+        return _int(await self._call(self.token.address, data, block))
+
+    async def _call(self, to: str, data: str, block: str = "latest") -> Any:
+        return await self.rpc.call("eth_call", {"to": to, "data": data}, block)
+
+    async def simulate(self, calls: Sequence[Call]) -> tuple[int, list[Result]]:
+        """Run `calls` one after the other on the newest block, in one eth_call, each with its own gas limit."""
+        data = batcher.simulate_data(calls)
+        gas = batcher.intrinsic_gas(data) + sum(c.gas_limit * 64 // 63 + 10_000 for c in calls) + 100_000
+        transaction = {"to": batcher.address(), "data": "0x" + data.hex(), "gas": hex(gas)}
+        returned = _bytes(await self.rpc.call("eth_call", transaction, "latest"))
+        try:
+            return batcher.simulated(returned)
+        except Exception:  # noqa: BLE001 - eth_abi's decoding errors have no common base
+            raise ChainUnavailable("eth_call: the chain node's answer is not the batcher's") from None
+
+    def recovers(self, authorization: Authorization, signature: bytes) -> bool:
+        return self.token.recovers(authorization, signature)
+
+    async def proves(self, authorization: Authorization, signature: bytes) -> bool:
+        """`recovers`, or a contract at the payer's address says so (ERC-1271)."""
+        if self.recovers(authorization, signature):
+            return True
+        data = eip3009.is_valid_signature_call(self.token.digest(authorization), signature)
+        _, results = await self.simulate([Call(authorization.payer, batcher.CONTRACT_CALL_GAS, data)])
+        return eip3009.approves(results[0].success, results[0].data)
+
+    async def send(self, transaction: SignedTransaction) -> Receipt | None:
+        """Broadcast; the receipt when the node waits for it, else None. ChainUnavailable: it may be out."""
+        if self._send_sync:
+            try:
+                raw = await self.rpc.call("eth_sendRawTransactionSync", transaction.raw, timeout_s=SEND_TIMEOUT_S)
+                return _receipt(raw, self.token.address)
+            except ChainRefused as refused:
+                if refused.code != METHOD_NOT_FOUND:
+                    raise
+                self._send_sync = False
+        await self.rpc.call("eth_sendRawTransaction", transaction.raw)
+        return None
+
+    async def receipt(self, transaction: str) -> Receipt | None:
+        return _receipt(await self.rpc.call("eth_getTransactionReceipt", transaction), self.token.address)
+
+    async def transfers(self, block: Block, account: str) -> list[AuthorizedTransfer]:
+        """Authorized transfers to or from `account` in one block, asked for by its hash.
+
+        By hash, because some nodes answer a range beyond their head with an empty list.
+        """
+        topic = "0x" + account[2:].rjust(64, "0")
+        incoming = await self._logs(block, [eip3009.TRANSFER_TOPIC, None, topic])
+        outgoing = await self._logs(block, [eip3009.AUTHORIZATION_USED_TOPIC, topic])
+        if not incoming and not outgoing:
+            return []
+        # A pair is two neighbours of the whole block; its other half is not in the filtered lists.
+        logs = await self._logs(block, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
+        return [t for t in authorized_transfers(logs, self.token.address) if account in (t.payer, t.payee)]
+
+    async def _logs(self, block: Block, topics: list[Any]) -> list[dict[str, Any]]:
+        query = {"blockHash": block.hash, "address": self.token.address, "topics": topics}
+        logs = await self.rpc.call("eth_getLogs", query)
+        if not isinstance(logs, list):
+            raise ChainUnavailable("eth_getLogs: the chain node's answer is not a list")
+        return logs
+
+
+def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransaction:
+    """An EIP-1559 transaction; `fields` has chainId, nonce, to, data, gas, maxFeePerGas, maxPriorityFeePerGas."""
+    signed = Account.sign_transaction({"type": 2, "value": 0, **fields}, key.secret)
+    raw = bytes(signed.raw_transaction)
+    return SignedTransaction("0x" + keccak(raw).hex(), "0x" + raw.hex())
+
+
+def _int(value: Any) -> int:
+    try:
+        return int(value, 16)
+    except (TypeError, ValueError):
+        raise ChainUnavailable("the chain node answered with something else than a number") from None
+
+
+def _bytes(value: Any) -> bytes:
+    try:
+        return bytes.fromhex(value.removeprefix("0x"))
+    except (AttributeError, ValueError):
+        raise ChainUnavailable("the chain node answered with something else than bytes") from None
+
+
+def _block(raw: Any) -> Block | None:
+    if raw is None:
+        return None
+    try:
+        return Block(
+            number=_int(raw["number"]),
+            hash=raw["hash"].lower(),
+            parent_hash=raw["parentHash"].lower(),
+            timestamp=_int(raw["timestamp"]),
+            base_fee=_int(raw.get("baseFeePerGas", "0x0")),
+        )
+    except (TypeError, KeyError, AttributeError):
+        raise ChainUnavailable("the chain node's block is malformed") from None
+
+
+def _receipt(raw: Any, token: str) -> Receipt | None:
+    """None for a missing receipt and for one that no block holds yet (a pre-confirmation)."""
+    if raw is None or isinstance(raw, str) or raw.get("blockHash") is None:
+        return None
+    try:
+        return Receipt(
+            transaction=raw["transactionHash"].lower(),
+            success=_int(raw["status"]) == 1,
+            block_number=_int(raw["blockNumber"]),
+            block_hash=raw["blockHash"].lower(),
+            gas_used=_int(raw["gasUsed"]),
+            transfers=authorized_transfers(raw["logs"], token),
+        )
+    except (TypeError, KeyError, AttributeError, IndexError):
+        raise ChainUnavailable("the chain node's receipt is malformed") from None

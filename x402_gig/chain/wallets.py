@@ -1,0 +1,79 @@
+"""All wallets of the server, from one BIP-39 seed by BIP-32 paths (BIP-44 coin 60). Nothing here prints a key."""
+
+import hmac
+from dataclasses import dataclass
+
+from coincurve import PrivateKey
+from eth_account.hdaccount import seed_from_mnemonic
+from eth_account.hdaccount.deterministic import Node, SoftNode, derive_child_key
+from eth_utils.crypto import keccak
+
+from x402_gig.chain.eip3009 import address_of
+
+MAX_GIG_ID = 2**31 - 1
+
+
+Branch = tuple[bytes, bytes]  # private key and chain code
+
+
+@dataclass(frozen=True)
+class Wallet:
+    """An account we hold the key of; `address` is lower-case hex."""
+
+    address: str
+    key: PrivateKey
+
+    def __repr__(self) -> str:
+        return f"Wallet({self.address})"
+
+
+class Wallets:
+    """Intake, relayers and gig wallets of wallet account `W` (a setting); a new W shares nothing with an old one.
+
+    Raises ValueError when `mnemonic` is not a valid BIP-39 phrase.
+    """
+
+    def __init__(self, mnemonic: str, account: int = 0) -> None:
+        seed = seed_from_mnemonic(mnemonic, "")
+        self.account = account
+        # Only the branches are kept: a wallet is one derivation below.
+        self._gigs = _branch(seed, f"44'/60'/0'/{account}")
+        self._relayers = _branch(seed, f"44'/60'/1'/{account}")
+        self.intake = _child(_branch(seed, "44'/60'/2'/0"), account)
+
+    def relayer(self, index: int) -> Wallet:
+        return _child(self._relayers, index)
+
+    def gig_wallet(self, gig_id: int) -> Wallet:
+        """The wallet that belongs to one gig for ever."""
+        if not 0 < gig_id <= MAX_GIG_ID:
+            raise ValueError(f"gig id {gig_id} has no wallet")
+        return _child(self._gigs, gig_id)
+
+    def gig_address(self, gig_id: int) -> str:
+        return self.gig_wallet(gig_id).address
+
+    def reward_nonce(self, gig_id: int) -> str:
+        """The nonce of the one authorization that can ever fund this gig."""
+        return self._nonce("reward", gig_id)
+
+    def commission_nonce(self, row: int) -> str:
+        return self._nonce("commission", row)
+
+    def _nonce(self, purpose: str, number: int) -> str:
+        message = purpose.encode() + self.account.to_bytes(32) + number.to_bytes(32)
+        return "0x" + keccak(message).hex()
+
+
+def _branch(seed: bytes, path: str) -> Branch:
+    """The extended private key at `m/path` (BIP-32)."""
+    master = hmac.digest(b"Bitcoin seed", seed, "sha512")
+    branch = master[:32], master[32:]
+    for node in path.split("/"):
+        branch = derive_child_key(*branch, Node.decode(node))
+    return branch
+
+
+def _child(branch: Branch, index: int) -> Wallet:
+    key = PrivateKey(derive_child_key(*branch, SoftNode(index))[0])
+    return Wallet(address_of(key.public_key), key)

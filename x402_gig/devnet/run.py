@@ -1,0 +1,128 @@
+"""`x402-gig dev` and `x402-gig devnet`: what they start, and what they print."""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
+from rich.console import Console
+
+from x402_gig.app import Server, open_server
+from x402_gig.chain.rpc import Rpc
+from x402_gig.chain.wallets import Wallets
+from x402_gig.devnet.anvil import Devnet, DevnetOptions, devnet, free_port
+from x402_gig.devnet.gas import give_gas
+from x402_gig.serving import bind, listening, url_of
+from x402_gig.settings import NETWORKS, Settings
+
+# For development only: everybody knows it. Not Foundry's, whose accounts are the buyers.
+DEV_SEED = "leg tragic stomach sight valley discover swear few sketch sample spin must"
+# Nobody has its key: in development, commissions are only looked at.
+DEV_COMMISSION = to_checksum_address(keccak(text="x402-gig dev commission")[12:])
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Buyer:
+    address: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The `ready` line of `--json`. A server's fields are empty for the chain alone."""
+
+    rpc_url: str
+    buyers: list[Buyer]
+    url: str = ""
+    intake: str = ""
+    commission: str = ""
+
+
+@asynccontextmanager
+async def open_dev(
+    options: DevnetOptions, *, port: int = 0, database: Path | None = None
+) -> AsyncIterator[tuple[Ready, Server]]:
+    """Chain and server at work; nothing is read from the environment. Raises CannotStart."""
+    with tempfile.TemporaryDirectory(prefix="x402-gig-") as folder, bind("127.0.0.1", free_port(port)) as listener:
+        async with devnet(options) as chain:
+            settings = _settings(chain, url_of(listener), database or Path(folder) / "ledger.db")
+            await _give_gas(chain, settings)
+            async with open_server(settings) as server, listening(server.app, listener):
+                yield _ready(chain, url_of(listener), server.seller.pay_to), server
+
+
+def _settings(chain: Devnet, url: str, database: Path) -> Settings:
+    network = "devnet" if chain.preset == NETWORKS["devnet"] else "base-sepolia"
+    return Settings(
+        _env_file=None,
+        network=network,
+        rpc_url=chain.rpc_url,
+        seed=DEV_SEED,
+        commission_address=DEV_COMMISSION,
+        public_url=url,
+        database_url=f"sqlite:///{database}",
+    )
+
+
+async def _give_gas(chain: Devnet, settings: Settings) -> None:
+    """A fork of another network than `devnet`'s gets its gas from us."""
+    rpc = Rpc(chain.rpc_url)
+    wallets = Wallets(DEV_SEED)
+    await give_gas(rpc, [wallets.relayer(index).address for index in range(settings.relayers)])
+    await rpc.close()
+
+
+def _ready(chain: Devnet, url: str = "", intake: str = "") -> Ready:
+    buyers = [Buyer(account.address, "0x" + bytes(account.key).hex()) for account in chain.buyers]
+    return Ready(chain.rpc_url, buyers, url, intake, DEV_COMMISSION if url else "")
+
+
+async def dev(options: DevnetOptions, *, port: int, database: Path | None, as_json: bool) -> None:
+    """Until cancelled."""
+    async with open_dev(options, port=port, database=database) as (ready, _):
+        _print(ready, as_json)
+        await asyncio.Event().wait()
+
+
+async def chain_only(options: DevnetOptions, *, as_json: bool) -> None:
+    """Until cancelled."""
+    async with devnet(options) as chain:
+        _print(_ready(chain), as_json)
+        await asyncio.Event().wait()
+
+
+def _print(ready: Ready, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({name: value for name, value in asdict(ready).items() if value}), flush=True)
+        return
+    console.print(f"[bold]chain[/]   {ready.rpc_url}")
+    console.print(f"[bold]buyer[/]   {ready.buyers[0].address}, with 1,000,000 USDC")
+    console.print(f"[bold]key[/]     {ready.buyers[0].key} [dim](Foundry's first account: for development only)[/]")
+    if ready.url:
+        console.print(f"[bold]intake[/]  {ready.intake}")
+        console.print("\nA price, with curl:\n")
+        console.print(f"  {_curl(ready.url)}", markup=False)
+        console.print("\nA gig, with the buyer above:\n")
+        console.print(f"  BUYER_KEY={ready.buyers[0].key} x402-gig buy {ready.url} --type like \\", markup=False)
+        console.print("    --url https://farcaster.xyz/dwr/0x1a2b3c4d --amount 10 --max-price 11\n", markup=False)
+    print(f"ready {ready.url or ready.rpc_url}", flush=True)
+
+
+def _curl(url: str) -> str:
+    terms = {
+        "chain": "base",
+        "token_address": NETWORKS["devnet"].usdc,
+        "amount": 10,
+        "start_time": "2025-10-01T15:00:00Z",
+        "duration": "1day",
+        "gig_type": "like",
+        "url": "https://farcaster.xyz/dwr/0x1a2b3c4d",
+    }
+    return f"curl -i {url}/api/gigs/create/x402 -d '{json.dumps(terms)}'"

@@ -1,0 +1,90 @@
+"""Every error this package raises on purpose.
+
+    GigError
+    ├── BadRequest              the request cannot be understood
+    │   ├── ValidationFailed    the terms are wrong; carries every problem
+    │   └── BodyTooLarge
+    ├── NotFound                no such chain, gig or page
+    ├── PaymentConflict         this payment already bought something else
+    ├── OutcomeUnknown          the money may or may not have moved; ask again with the same payment
+    ├── Unavailable             nothing was sent and nothing was charged; try again
+    │   ├── ChainUnavailable    the node did not answer, or answered with garbage
+    │   └── FacilitatorUnavailable
+    ├── ChainRefused            the node answered with a JSON-RPC error
+    └── CannotStart             the settings, the chain or the ledger are not what they must be
+
+An error has a machine-readable `reason` and a `detail` for people. Neither ever holds a seed, a key, an
+RPC URL or a signed transaction, so both may be shown to a stranger. None knows HTTP: `api.errors` does.
+"""
+
+from collections.abc import Iterable
+
+
+class GigError(Exception):
+    """Base of all; `reason` is stable and for programs, `detail` is a sentence for people."""
+
+    reason = "internal_error"
+
+    def __init__(self, detail: str = "", *, reason: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.reason = reason or self.reason
+
+
+class BadRequest(GigError):
+    reason = "bad_request"
+
+
+class ValidationFailed(BadRequest):
+    reason = "validation_failed"
+
+    def __init__(self, details: Iterable[str]) -> None:
+        self.details = list(details)
+        super().__init__("; ".join(self.details))
+
+
+class BodyTooLarge(BadRequest):
+    reason = "body_too_large"
+
+
+class NotFound(GigError):
+    reason = "not_found"
+
+
+class PaymentConflict(GigError):
+    reason = "payment_conflict"
+
+
+class OutcomeUnknown(GigError):
+    reason = "outcome_unknown"
+
+
+class Unavailable(GigError):
+    reason = "unavailable"
+
+
+class ChainUnavailable(Unavailable):
+    reason = "chain_unavailable"
+
+
+class FacilitatorUnavailable(Unavailable):
+    reason = "facilitator_unavailable"
+
+
+class ChainRefused(GigError):
+    reason = "chain_refused"
+
+    def __init__(self, detail: str, *, code: int = 0, data: str = "") -> None:
+        super().__init__(detail)
+        self.code = code
+        self.data = data
+
+
+class CannotStart(GigError):
+    """Lists everything that is wrong, one problem to a line."""
+
+    reason = "cannot_start"
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))

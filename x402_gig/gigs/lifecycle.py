@@ -1,0 +1,21 @@
+"""When a gig runs. All times are aware datetimes."""
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from x402_gig.gigs.catalogue import DURATION_S, Duration
+
+Status = Literal["scheduled", "active", "ended"]
+
+
+def schedule(start_time: datetime, duration: Duration, now: datetime) -> tuple[datetime, datetime]:
+    """Start and end. A start in the past becomes now and the end moves with it: nobody loses time that was paid for."""
+    start = max(start_time, now)
+    return start, start + timedelta(seconds=DURATION_S[duration])
+
+
+def status(start: datetime, end: datetime, now: datetime) -> Status:
+    """The start belongs to the gig, the end does not."""
+    if now < start:
+        return "scheduled"
+    return "active" if now < end else "ended"

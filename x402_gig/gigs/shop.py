@@ -1,0 +1,91 @@
+"""Gigs as a product: a body becomes priced terms, a settled payment becomes a live gig."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from x402_gig.errors import ValidationFailed
+from x402_gig.gigs import lifecycle
+from x402_gig.gigs.pricing import Price, to_tokens
+from x402_gig.gigs.terms import Limits, Terms, read_terms
+from x402_gig.payments.order import Fulfilled, Order, Purchase
+
+PRODUCT = "gig"
+
+
+class Shelf(Protocol):
+    """Where gigs are put, inside a ledger transaction. Implemented in `store`."""
+
+    def add(
+        self, purchase: Purchase, *, reward_units: int, commission_units: int, start_at: int, end_at: int
+    ) -> tuple[int, str]:
+        """Make the gig and note that its reward is due; its id and its wallet's address. Times are Unix seconds."""
+        ...
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class GigShop:
+    """`payments.order.Product` for gigs. `commission_bps` is the platform's share in hundredths of a percent."""
+
+    limits: Limits
+    commission_bps: int
+    chain_id: int
+    clock: Callable[[], datetime] = _now
+    name: str = PRODUCT
+
+    def order(self, body: Mapping[str, Any]) -> Order:
+        draft = read_terms(body, self.limits, self.clock())
+        if draft.terms is None and body:
+            raise ValidationFailed(draft.problems)
+        terms = draft.terms.model_dump(mode="json", exclude_none=True) if draft.terms else {}
+        reward_units = draft.terms.amount_units if draft.terms else self.limits.minimum_units
+        price = Price.of(reward_units, self.commission_bps)
+        return Order(PRODUCT, terms, price.total_units, self._description(price), draft.problems)
+
+    def _description(self, price: Price) -> str:
+        reward, commission = to_tokens(price.reward_units), to_tokens(price.commission_units)
+        return f"A gig that pays {reward} USDC, plus {commission} USDC commission"
+
+    def fulfil(self, book: Shelf, purchase: Purchase) -> Fulfilled:
+        terms = Terms.model_validate(purchase.terms)
+        now = self.clock()
+        start, end = lifecycle.schedule(terms.start_time, terms.duration, now)
+        # What was paid beyond the reward is the commission, whatever the rate is by now.
+        price = Price(terms.amount_units, purchase.value_units - terms.amount_units)
+        gig_id, wallet = book.add(
+            purchase,
+            reward_units=price.reward_units,
+            commission_units=price.commission_units,
+            start_at=int(start.timestamp()),
+            end_at=int(end.timestamp()),
+        )
+        status = lifecycle.status(start, end, now)
+        answer = {
+            "gig_id": gig_id,
+            "gig_wallet_address": wallet,
+            "gig_token_address": terms.token_address,
+            "gig_chain_id": self.chain_id,
+            "gig_balance": to_tokens(price.reward_units),
+            "platform_fee": to_tokens(price.commission_units),
+            "total_amount": to_tokens(price.total_units),
+            "status": status,
+            "start_time": iso(start),
+            "end_time": iso(end),
+            "message": "Gig created and started" if status == "active" else "Gig created, it starts at its start time",
+            "payment": {
+                "payer": purchase.payer,
+                "transaction": purchase.transaction,
+                "network": purchase.network,
+            },
+        }
+        return Fulfilled(answer, price.commission_units)
+
+
+def iso(moment: datetime) -> str:
+    """`2025-10-01T15:00:00Z`"""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,149 @@
+"""One payment, one order, one outcome: look up → check → settle → answer.
+
+known payment? ──yes──→ its outcome from the ledger, or wait for it
+      │ no
+checks without chain → mark of an abandoned payment? → facilitator (which simulates, writes down, sends)
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from x402_gig.errors import PaymentConflict, ValidationFailed
+from x402_gig.payments.checks import check_identity, check_terms, payment_key
+from x402_gig.payments.order import Order, Seller
+from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
+from x402_gig.payments.payment import Authorization, Payment, PaymentKey
+
+STILL_SETTLING = "The payment is being settled: repeat the request with the same payment header"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the ledger says of a payment. `outcome` is None while it is open."""
+
+    payment_id: int
+    fingerprint: str
+    signature: bytes
+    outcome: Settled | Rejected | None
+    abandoned: bool
+
+
+class Book(Protocol):
+    """The ledger, as the checkout needs it. Implemented in `store`."""
+
+    async def find_payment(self, key: PaymentKey) -> Known | None: ...
+    async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
+        """An abandoned payment of this payer for these terms whose mark can still be taken."""
+        ...
+
+    async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
+        """Make `key` another name of that payment; False when somebody else took the mark first."""
+        ...
+
+    async def forget_abandoned(self, payment_id: int) -> None:
+        """Its buyer came back and has the answer: the mark is gone."""
+        ...
+
+
+class Facilitator(Protocol):
+    """Who has a buyer's authorization executed. Implementations: `local` and `remote`."""
+
+    async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
+        """Simulate, write down, send, and wait for the evidence.
+
+        Cancelling the caller does not stop the settlement: it marks the payment as abandoned. Raises Unavailable
+        when nothing was sent and PaymentConflict when the payment bought other terms.
+        """
+        ...
+
+    async def resume(self, payment_id: int) -> Outcome:
+        """The outcome of a payment that is written down and open; it is sent again where that is needed."""
+        ...
+
+
+class Prover(Protocol):
+    """Knows whether a signature is the payer's."""
+
+    def recovers(self, authorization: Authorization, signature: bytes) -> bool:
+        """Offline: an ECDSA signature of the payer's own key, with a low s."""
+        ...
+
+    async def proves(self, authorization: Authorization, signature: bytes) -> bool:
+        """`recovers`, or the payer is a contract that says yes (ERC-1271). Raises ChainUnavailable."""
+        ...
+
+
+class Checkout:
+    """Everything between a parsed payment header and its outcome; the gate adds HTTP."""
+
+    def __init__(
+        self,
+        *,
+        seller: Seller,
+        book: Book,
+        facilitator: Facilitator,
+        prover: Prover,
+        hold_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.seller = seller
+        self._book = book
+        self._facilitator = facilitator
+        self._prover = prover
+        self._hold_s = hold_s
+        self._clock = clock
+
+    async def pay(self, payment: Payment, order: Order) -> Outcome:
+        """The outcome of this payment for this order; `Unknown` after `hold_s` seconds.
+
+        Raises ValidationFailed, PaymentConflict or Unavailable; in each of these cases nothing was charged.
+        """
+        if refusal := check_identity(payment, self.seller):
+            _refuse_broken_terms(order)
+            return refusal
+        key = payment_key(payment, self.seller)
+        known = await self._book.find_payment(key)
+        if known is not None:
+            return await self._again(known, key, payment, order)
+        _refuse_broken_terms(order)
+        if refusal := check_terms(payment, self.seller, order.price_units, int(self._clock())):
+            return refusal
+        inherited = await self._inherit(key, payment, order)
+        return inherited or await self._hold(self._facilitator.settle(key, payment, order))
+
+    async def _again(self, known: Known, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
+        if payment.signature != known.signature and not await self._proven(payment):
+            return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
+        if known.fingerprint != order.fingerprint:
+            raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
+        if known.outcome is None:
+            return await self._hold(self._facilitator.resume(known.payment_id))
+        if known.abandoned:
+            await self._book.forget_abandoned(known.payment_id)
+        return known.outcome
+
+    async def _inherit(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome | None:
+        abandoned = await self._book.find_abandoned(key, order.fingerprint, int(self._clock()))
+        if abandoned is None or not await self._proven(payment):
+            return None
+        if not await self._book.take_abandoned(key, abandoned, payment.signature):
+            return None
+        return await self._hold(self._facilitator.resume(abandoned))
+
+    async def _proven(self, payment: Payment) -> bool:
+        return await self._prover.proves(payment.authorization, payment.signature)
+
+    async def _hold(self, settling: Coroutine[Any, Any, Outcome]) -> Outcome:
+        try:
+            async with asyncio.timeout(self._hold_s):
+                return await settling
+        except TimeoutError:
+            return Unknown(STILL_SETTLING)
+
+
+def _refuse_broken_terms(order: Order) -> None:
+    if order.problems:
+        raise ValidationFailed(order.problems)

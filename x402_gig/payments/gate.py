@@ -1,0 +1,154 @@
+"""The paywall: a pure-ASGI Starlette middleware for any route.
+
+    Route("/joke", tell, methods=["POST"], middleware=[Middleware(PaymentGate, product=Joke(), checkout=checkout,
+                                                                  public_url="https://jokes.example")])
+
+Without a payment it answers 402 with the price; with one it settles, then lets the request through with
+`request.state.purchase` (a `Settled`) and adds the settlement response header to the answer. It raises
+BadRequest, PaymentConflict, OutcomeUnknown and Unavailable; the application's exception handlers answer those.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from x402.http.constants import PAYMENT_REQUIRED_HEADER
+from x402.http.utils import encode_payment_required_header
+from x402.schemas import PaymentRequired, ResourceInfo
+from x402.schemas.v1 import PaymentRequiredV1
+
+from x402_gig.errors import BadRequest, BodyTooLarge, OutcomeUnknown, ValidationFailed
+from x402_gig.payments import jsontext, wire
+from x402_gig.payments.checkout import Checkout
+from x402_gig.payments.order import Order, Product
+from x402_gig.payments.outcome import Rejected, Settled, Unknown
+from x402_gig.payments.payment import Payment
+
+MAX_BODY_BYTES = 64 * 1024
+PAYMENT_NEEDED = "Payment required: sign one of accepts and send it in the PAYMENT-SIGNATURE header (X-PAYMENT in v1)"
+
+
+class PaymentGate:
+    """Sells `product` at the wrapped route. `public_url` is the origin that buyers call."""
+
+    def __init__(self, app: ASGIApp, *, product: Product, checkout: Checkout, public_url: str) -> None:
+        self._app = app
+        self._product = product
+        self._checkout = checkout
+        self._public_url = public_url.rstrip("/")
+        self._required = lru_cache(maxsize=1024)(self._build_required)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive)
+        payment = wire.read_payment(dict(Headers(scope=scope)))
+        order = self._product.order(parse_object(body))
+        if payment is None:
+            if order.problems:
+                raise ValidationFailed(order.problems)
+            await self._payment_required(scope, order)(scope, receive, send)
+            return
+        outcome = await self._settle(payment, order, receive)
+        if isinstance(outcome, Rejected):
+            await self._payment_required(scope, order, payment, outcome)(scope, receive, send)
+        elif isinstance(outcome, Settled):
+            await self._serve(payment, outcome, body, scope, receive, send)
+
+    async def _settle(self, payment: Payment, order: Order, receive: Receive) -> Settled | Rejected | None:
+        """The outcome, or None when the buyer hung up: then the settlement goes on without them."""
+        paying = asyncio.ensure_future(self._checkout.pay(payment, order))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({paying, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            paying.cancel()
+        if not paying.done():
+            return None
+        outcome = paying.result()
+        if isinstance(outcome, Unknown):
+            raise OutcomeUnknown(outcome.detail)
+        return outcome
+
+    async def _serve(
+        self, payment: Payment, settled: Settled, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        name, value = wire.receipt_header(payment, self._checkout.seller.network, settled)
+
+        async def send_with_receipt(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers[name] = value
+                headers.setdefault("Cache-Control", "private")
+            await send(message)
+
+        scope.setdefault("state", {})["purchase"] = settled
+        await self._app(scope, _replay(body, receive), send_with_receipt)
+
+    def _payment_required(
+        self, scope: Scope, order: Order, payment: Payment | None = None, rejected: Rejected | None = None
+    ) -> Response:
+        error, detail = (rejected.reason, rejected.detail) if rejected else (PAYMENT_NEEDED, "")
+        url = f"{self._public_url}{scope['path']}"
+        header, body = self._required(url, order.description, order.price_units, error, detail)
+        headers = {PAYMENT_REQUIRED_HEADER: header, "Cache-Control": "no-store"}
+        if payment and rejected:
+            headers.update([wire.receipt_header(payment, self._checkout.seller.network, rejected)])
+        return Response(body, 402, headers, "application/json")
+
+    def _build_required(self, url: str, description: str, amount: int, error: str, detail: str) -> tuple[str, str]:
+        seller = self._checkout.seller
+        v2 = PaymentRequired(
+            error=error,
+            resource=ResourceInfo(url=url, description=description, mime_type="application/json"),
+            accepts=[seller.requirements(amount)],
+        )
+        v1 = PaymentRequiredV1(error=error, accepts=[seller.requirements_v1(amount, url, description)])
+        body = v1.model_dump(by_alias=True, exclude_none=True) | ({"detail": detail} if detail else {})
+        return encode_payment_required_header(v2), json.dumps(body)
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole request body. Raises BodyTooLarge past 64 KB, before the rest is read."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("The request body did not arrive")
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def parse_object(body: bytes) -> Mapping[str, Any]:
+    """The body as a JSON object, whatever its content type; `{}` when it is empty. Raises BadRequest."""
+    if not body.strip():
+        return {}
+    try:
+        value = jsontext.loads(body)
+    except ValueError:
+        raise BadRequest("The body is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise BadRequest("The body is not a JSON object")
+    return value
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body again, which the gate has read, and then waits as before."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay

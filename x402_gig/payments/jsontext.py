@@ -1,0 +1,37 @@
+"""JSON from strangers: bounded depth, exact numbers, no NaN."""
+
+import json
+import re
+from decimal import Decimal
+from typing import Any, NoReturn
+
+MAX_DEPTH = 32
+
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _depth(text: str) -> int:
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[{}\]]", _STRINGS.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def loads(data: bytes) -> Any:
+    """Parse UTF-8 JSON; numbers with a fraction or exponent become Decimal.
+
+    Raises ValueError for anything that is not JSON or is nested deeper than `MAX_DEPTH`. The depth is counted
+    here because importing web3 raises Python's recursion limit, and with it the parser's only guard.
+    """
+    text = data.decode("utf-8")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    try:
+        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+    except ArithmeticError:  # Decimal's own, for an exponent of twenty digits
+        raise ValueError("a number is out of range") from None

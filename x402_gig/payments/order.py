@@ -1,0 +1,133 @@
+"""What a payment buys: an order, the product that makes it, and what the seller wants for it.
+
+`payments` knows nothing of gigs. Whatever has a price and something to do once it is paid can be sold by
+implementing `Product`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from x402.schemas import PaymentRequirements
+from x402.schemas.v1 import PaymentRequirementsV1
+
+
+@dataclass(frozen=True)
+class Order:
+    """Priced terms.
+
+    `terms` is JSON and all that `Product.fulfil` gets, also after a restart. `problems` break a rule of the
+    moment (a minimum, a date): they refuse a new payment, never one that is known already.
+    """
+
+    product: str
+    terms: Mapping[str, Any]
+    price_units: int
+    description: str = ""
+    problems: tuple[str, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over product and terms; key order and spacing do not count."""
+        canonical = json.dumps([self.product, self.terms], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """A settled payment, as `Product.fulfil` sees it."""
+
+    payment_id: int
+    payer: str
+    value_units: int
+    transaction: str
+    network: str
+    terms: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Fulfilled:
+    """What a product did: the answer for the buyer, kept with the payment and given again on a replay.
+
+    `commission_units` is the platform's share; it is moved to the commission address.
+    """
+
+    answer: dict[str, Any]
+    commission_units: int
+
+
+class Product(Protocol):
+    """Something that can be bought with one payment. Its name is kept with the payment and finds it again later."""
+
+    @property
+    def name(self) -> str: ...
+
+    def order(self, body: Mapping[str, Any]) -> Order:
+        """Terms and price from a request's JSON object (`{}` when there is none).
+
+        Raises ValidationFailed or NotFound when the terms cannot be understood.
+        """
+        ...
+
+    def fulfil(self, book: Any, purchase: Purchase) -> Fulfilled:
+        """Deliver, inside the ledger transaction `book` that settles the payment; no I/O besides it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """A chain as x402 names it: `caip2` in version 2, `v1_name` in version 1."""
+
+    chain_id: int
+    v1_name: str
+
+    @property
+    def caip2(self) -> str:
+        return f"eip155:{self.chain_id}"
+
+
+@dataclass(frozen=True)
+class Seller:
+    """What every payment requirement of this server has in common."""
+
+    network: Network
+    asset: str
+    asset_name: str
+    asset_version: str
+    pay_to: str
+    max_timeout_s: int
+
+    @property
+    def domain(self) -> dict[str, str]:
+        """The token's EIP-712 domain, as `extra` carries it to the buyer."""
+        return {"name": self.asset_name, "version": self.asset_version}
+
+    def requirements(self, amount_units: int) -> PaymentRequirements:
+        """Version 2 payment requirements for exactly `amount_units` base units."""
+        return PaymentRequirements(
+            scheme="exact",
+            network=self.network.caip2,
+            asset=self.asset,
+            amount=str(amount_units),
+            pay_to=self.pay_to,
+            max_timeout_seconds=self.max_timeout_s,
+            extra=self.domain,
+        )
+
+    def requirements_v1(self, amount_units: int, resource: str, description: str) -> PaymentRequirementsV1:
+        """The same in version 1."""
+        return PaymentRequirementsV1(
+            scheme="exact",
+            network=self.network.v1_name,
+            max_amount_required=str(amount_units),
+            resource=resource,
+            description=description,
+            mime_type="application/json",
+            pay_to=self.pay_to,
+            max_timeout_seconds=self.max_timeout_s,
+            asset=self.asset,
+            extra=self.domain,
+        )

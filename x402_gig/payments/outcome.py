@@ -1,0 +1,32 @@
+"""The three ends a payment can have for its buyer. There is no fourth, and none turns into another silently."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The deposit is on chain and the order is delivered."""
+
+    payment_id: int
+    payer: str
+    transaction: str
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The payment can never settle, or nothing was sent. `reason` is an x402 error reason."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The money may have moved. The same payment, sent again, gets the true answer later."""
+
+    detail: str
+
+
+Outcome = Settled | Rejected | Unknown

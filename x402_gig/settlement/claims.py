@@ -1,0 +1,65 @@
+"""A payment whose nonce is used already: somebody else may have broadcast it, and then it is paid."""
+
+import logging
+
+from sqlalchemy import Connection
+
+from x402_gig.errors import PaymentConflict
+from x402_gig.payments.outcome import Outcome, Rejected, Unknown
+from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.watcher import Watcher
+from x402_gig.store import deposits, payments
+from x402_gig.store.deposits import Shop
+from x402_gig.store.engine import Ledger
+from x402_gig.store.payments import Reservation
+
+log = logging.getLogger(__name__)
+
+NONCE_USED = Rejected(
+    "invalid_exact_evm_nonce_already_used", "The authorization was cancelled or used for something else: sign a new one"
+)
+
+
+class Claims:
+    """Gives a deposit that came without its order to the order that turns up later."""
+
+    def __init__(self, ledger: Ledger, shop: Shop, settling: Settling, watcher: Watcher) -> None:
+        self._ledger = ledger
+        self._shop = shop
+        self._settling = settling
+        self._watcher = watcher
+
+    async def claim(self, wanted: Reservation, seen_in_block: int) -> Outcome:
+        """Settled when the deposit is there, Rejected when the nonce went to something else.
+
+        Neither is known before the ledger has read the block in which the nonce was seen used.
+        """
+        await self._watcher.passed(seen_in_block)
+        outcome = await self._ledger.write(lambda c: _claim(c, self._shop, wanted))
+        if not isinstance(outcome, Rejected):
+            self._settling.funding_due()
+        return outcome
+
+
+def _claim(connection: Connection, shop: Shop, wanted: Reservation) -> Outcome:
+    key = wanted.key
+    known = payments.find(connection, key)
+    if known is not None and known.fingerprint != wanted.order.fingerprint:
+        raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
+    if known is not None and known.outcome is not None:
+        return known.outcome
+    deposit = deposits.find(connection, key.asset, key.payer, key.nonce)
+    if deposit is None or deposit["value"] != wanted.payment.authorization.value:
+        return NONCE_USED if known is None else _close(connection, known.payment_id)
+    payments.write_down(connection, [wanted])
+    settled = deposits.settle(connection, shop, [key.nonce])
+    mine = payments.find(connection, key)
+    if mine is None or mine.payment_id not in settled:
+        return Unknown("The deposit of this payment belongs to something else")
+    log.info("payment %d claims the deposit in %s", mine.payment_id, deposit["transaction"])
+    return settled[mine.payment_id]
+
+
+def _close(connection: Connection, payment_id: int) -> Rejected:
+    payments.reject(connection, payment_id, NONCE_USED)
+    return NONCE_USED

@@ -1,0 +1,77 @@
+"""Hands work to free relayers: a deposit batch is whatever waits when a relayer is free."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from x402_gig.errors import GigError
+from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.relayer import Relayer
+
+log = logging.getLogger(__name__)
+
+IDLE_S = 0.5
+AFTER_ERROR_S = 1.0
+
+Job = Callable[[Relayer], Awaitable[None]]
+
+
+class DepositQueue(Protocol):
+    """Buyers' payments that wait for a relayer."""
+
+    def waits(self) -> bool: ...
+    async def run(self, relayer: Relayer) -> None:
+        """Take a batch of what waits and see it through."""
+        ...
+
+
+class Dispatcher:
+    """One worker for each relayer. `wake` tells them that something may have come up."""
+
+    def __init__(self, relayers: Sequence[Relayer], queue: DepositQueue | None, funding: Funding) -> None:
+        self._relayers = relayers
+        self._queue = queue
+        self._funding = funding
+        self._work = asyncio.Event()
+
+    def wake(self) -> None:
+        self._work.set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for relayer in self._relayers:
+                group.create_task(self._serve(relayer), name=f"relayer {relayer.wallet.address}")
+
+    async def _serve(self, relayer: Relayer) -> None:
+        started = False
+        while True:
+            try:
+                if not started:
+                    await relayer.start()
+                    started = True
+                await self._work_once(relayer)
+            except GigError as exc:
+                log.warning("relayer %s: %s", relayer.wallet.address, exc.detail)
+                await asyncio.sleep(AFTER_ERROR_S)
+            except Exception:  # one batch's bug must not stop the relayer for the batches after it
+                log.exception("relayer %s: a batch failed unexpectedly", relayer.wallet.address)
+                await asyncio.sleep(AFTER_ERROR_S)
+
+    async def _work_once(self, relayer: Relayer) -> None:
+        job = self._next_job()
+        await (job(relayer) if job is not None else self._idle())
+
+    def _next_job(self) -> Job | None:
+        waits = self._queue is not None and self._queue.waits()
+        if self._funding.is_wanted(deposits_wait=waits):
+            return self._funding.run
+        return self._queue.run if self._queue is not None and waits else None
+
+    async def _idle(self) -> None:
+        self._work.clear()
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await self._work.wait()
+        except TimeoutError:
+            pass

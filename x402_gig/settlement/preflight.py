@@ -1,0 +1,121 @@
+"""Everything that must be true before the first signature; each failure names what to do about it."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from x402_gig.chain import batcher, eip3009
+from x402_gig.chain.batcher import Call
+from x402_gig.chain.node import Node, sign_transaction
+from x402_gig.chain.wallets import Wallet, Wallets
+from x402_gig.errors import CannotStart
+from x402_gig.settlement.simulation import READ_GAS
+from x402_gig.store import binding
+from x402_gig.store.binding import Binding, Cursor
+from x402_gig.store.engine import Ledger
+
+log = logging.getLogger(__name__)
+
+WALLETS_CHECKED = 1000
+CHUNK = 250
+DEPLOY_GAS = 3_000_000
+DEPLOY_TIMEOUT_S = 60
+
+
+async def check_chain(node: Node) -> None:
+    """The chain and the token are the expected ones. Raises CannotStart."""
+    chain_id = await node.chain_id()
+    if chain_id != node.token.chain_id:
+        raise CannotStart([f"RPC_URL leads to chain {chain_id}, NETWORK is chain {node.token.chain_id}"])
+    if not await node.code(node.token.address):
+        raise CannotStart([f"There is no token at {node.token.address} on this chain"])
+    if await node.domain_separator() != "0x" + node.token.domain_separator.hex():
+        raise CannotStart([f"The EIP-712 domain of {node.token.address} is not {node.token.name} {node.token.version}"])
+
+
+def check_commission_address(address: str, token: str, wallets: Wallets, relayers: Sequence[Wallet]) -> None:
+    """The commission goes to the operator, not in a circle. Raises CannotStart."""
+    ours = {
+        token: "the token",
+        wallets.intake.address: "the intake",
+        **{relayer.address: "a relayer" for relayer in relayers},
+        **{wallets.gig_address(gig_id): "a gig's wallet" for gig_id in range(1, WALLETS_CHECKED + 1)},
+    }
+    if address in ours:
+        raise CannotStart([f"COMMISSION_ADDRESS is {ours[address]}: it must be an address of the operator's own"])
+
+
+async def check_gas(node: Node, relayers: Sequence[Wallet]) -> None:
+    """At least one relayer can pay for gas. Raises CannotStart."""
+    balances = await asyncio.gather(*(node.native_balance(relayer.address) for relayer in relayers))
+    if not any(balances):
+        addresses = ", ".join(relayer.address for relayer in relayers)
+        raise CannotStart([f"No relayer has gas: send some of the chain's native currency to {addresses}"])
+
+
+async def ensure_batcher(node: Node, payer: Wallet) -> None:
+    """The batcher is at its address, deployed by `payer` where it is missing. Raises CannotStart."""
+    code = await node.code(batcher.address())
+    if not code:
+        code = await _deploy(node, payer)
+    if code != batcher.runtime_code():
+        raise CannotStart([f"The code at {batcher.address()} is not the batcher's"])
+
+
+async def _deploy(node: Node, payer: Wallet) -> bytes:
+    if not await node.code(batcher.CREATE2_DEPLOYER):
+        raise CannotStart([f"The chain has no CREATE2 deployer at {batcher.CREATE2_DEPLOYER}"])
+    head, priority = await node.head(), await node.priority_fee()
+    fields = {
+        "chainId": node.token.chain_id,
+        "nonce": await node.nonce(payer.address),
+        "to": batcher.deployer_checksum_address(),
+        "data": batcher.SALT + batcher.creation_code(),
+        "gas": DEPLOY_GAS,
+        "maxFeePerGas": 2 * head.base_fee + priority,
+        "maxPriorityFeePerGas": priority,
+    }
+    log.info("deploying the batcher at %s", batcher.address())
+    await node.send(sign_transaction(payer.key, fields))
+    try:
+        async with asyncio.timeout(DEPLOY_TIMEOUT_S):
+            while not (code := await node.code(batcher.address())):
+                await asyncio.sleep(0.5)
+    except TimeoutError:
+        raise CannotStart(["The batcher's deployment was not mined in time: start again"]) from None
+    return code
+
+
+async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:
+    """The ledger belongs to this chain and seed; a fresh one becomes theirs. Raises CannotStart."""
+    ours = Binding(node.token.chain_id, await node.genesis_hash(), wallets.intake.address)
+    bound = await ledger.read(binding.bound_to)
+    if bound is None:
+        await _check_unused(node, wallets)
+        head = await node.head()
+        await ledger.write(lambda c: binding.bind(c, ours, Cursor(head.number, head.hash)))
+        return
+    if bound.intake != ours.intake:
+        raise CannotStart([f"The ledger belongs to the intake {bound.intake}: another seed or WALLET_ACCOUNT made it"])
+    if bound != ours:
+        raise CannotStart(
+            ["The ledger belongs to another chain (a devnet is a new chain at every start): use another DATABASE_URL"]
+        )
+
+
+async def _check_unused(node: Node, wallets: Wallets) -> None:
+    """A gig wallet belongs to one gig for ever: with a fresh ledger, none may have been funded."""
+    nonces = [wallets.reward_nonce(gig_id) for gig_id in range(1, WALLETS_CHECKED + 1)]
+    for start in range(0, WALLETS_CHECKED, CHUNK):
+        calls = [
+            Call(node.token.address, READ_GAS, eip3009.authorization_state_call(wallets.intake.address, nonce))
+            for nonce in nonces[start : start + CHUNK]
+        ]
+        _, results = await node.simulate(calls)
+        if any(not result.success or result.number for result in results):
+            raise CannotStart(
+                [
+                    "The ledger is empty but this seed has funded gigs before: restore the ledger's backup, or set "
+                    "another WALLET_ACCOUNT"
+                ]
+            )

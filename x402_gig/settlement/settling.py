@@ -1,0 +1,99 @@
+"""From evidence to outcome: every transfer that the chain proves goes through `Settling.record`."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import Connection
+
+from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.payments.outcome import Outcome, Settled, Unknown
+from x402_gig.store import binding, deposits, funding, payments
+from x402_gig.store.deposits import Shop
+from x402_gig.store.engine import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Settling:
+    """Writes evidence down, delivers what it pays for, and tells those who wait.
+
+    It does not matter where a transfer was seen (a receipt, a block) or who sent it: recording it twice changes
+    nothing. `funding_due` is set when there may be money to move on.
+    """
+
+    def __init__(self, ledger: Ledger, shop: Shop, *, intake: str, asset: str) -> None:
+        self._ledger = ledger
+        self._shop = shop
+        self._intake = intake
+        self._asset = asset
+        self._waiting: dict[int, list[asyncio.Future[Outcome]]] = defaultdict(list)
+        self.funding_due: Callable[[], None] = lambda: None
+
+    async def record(
+        self, transfers: Iterable[AuthorizedTransfer], also: Callable[[Connection], None] = lambda _: None
+    ) -> dict[int, Settled]:
+        """One commit: deposits, settled payments with their gigs, finished movements, and `also`."""
+        transfers = list(transfers)
+        incoming = [t for t in transfers if t.payee == self._intake != t.payer]
+        outgoing = [t for t in transfers if t.payer == self._intake]
+
+        def work(connection: Connection) -> tuple[dict[int, Settled], list[AuthorizedTransfer]]:
+            also(connection)
+            deposits.record(connection, self._asset, incoming)
+            settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming])
+            strangers = funding.complete(connection, outgoing)
+            for stranger in strangers:
+                binding.halt_funding(connection, _halt_reason(stranger))
+            return settled, strangers
+
+        settled, strangers = await self._ledger.write(work)
+        for stranger in strangers:
+            log.critical("funding stopped: %s", _halt_reason(stranger))
+        for payment_id, outcome in settled.items():
+            log.info("payment %d settled in %s", payment_id, outcome.transaction)
+            self.tell(payment_id, outcome)
+        if settled:
+            self.funding_due()
+        return settled
+
+    def expect(self, payment_id: int, future: "asyncio.Future[Outcome]") -> None:
+        """Resolve `future` with the payment's outcome when there is one."""
+        self._waiting[payment_id].append(future)
+
+    def tell(self, payment_id: int, outcome: Outcome) -> None:
+        for future in self._waiting.pop(payment_id, []):
+            if not future.done():
+                future.set_result(outcome)
+
+    async def wait(self, payment_id: int) -> Outcome:
+        """The outcome of a payment in the ledger. Cancelled while it waits, it marks the payment as abandoned."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.expect(payment_id, future)
+        # Looked up after the future is in place: an outcome cannot slip in between.
+        known = await self._ledger.read(lambda c: payments.outcomes(c, [payment_id]))
+        if payment_id in known:
+            self.tell(payment_id, known[payment_id])
+        return await self.or_abandon(payment_id, future)
+
+    async def or_abandon(self, payment_id: int, future: "asyncio.Future[Outcome]") -> Outcome:
+        try:
+            outcome = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.abandon(payment_id))
+            raise
+        if isinstance(outcome, Unknown):
+            await self.abandon(payment_id)
+        return outcome
+
+    async def abandon(self, payment_id: int) -> None:
+        """Nobody waits for this payment any more: see `payments.checkout`."""
+        await self._ledger.write(lambda c: payments.mark_abandoned(c, [payment_id]))
+
+
+def _halt_reason(transfer: AuthorizedTransfer) -> str:
+    return (
+        f"transaction {transfer.transaction} moved {transfer.value} base units out of the intake by an authorization "
+        "that this ledger did not write down: an old backup, or the seed is in use elsewhere"
+    )

@@ -1,0 +1,130 @@
+"""Would the token take these authorizations now, all together? One eth_call answers; a second one says why not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from x402_gig.chain import batcher, eip3009
+from x402_gig.chain.batcher import Call, Result
+from x402_gig.chain.node import Node
+from x402_gig.payments.outcome import Rejected
+from x402_gig.payments.payment import Authorization, Payment
+
+# More than a cold storage slot and the proxy in front of the token cost.
+READ_GAS = 50_000
+
+
+class Lane(Enum):
+    """Payers with code run it when they pay: they get more gas, and batches of their own."""
+
+    PLAIN = auto()
+    CONTRACT = auto()
+
+    @property
+    def call_gas(self) -> int:
+        return batcher.PLAIN_CALL_GAS if self is Lane.PLAIN else batcher.CONTRACT_CALL_GAS
+
+
+class Passes:
+    """It would settle."""
+
+
+class NeedsContractLane:
+    """The payer has code: simulate it there."""
+
+
+class Again:
+    """It failed beside the others but passes alone: another payment of the payer came first."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """The nonce was used or cancelled, as seen in this block: the ledger knows which once it has read the block."""
+
+    block_number: int
+
+
+Verdict = Passes | NeedsContractLane | Again | Used | Rejected
+
+
+def transfer_call(payment: Payment, lane: Lane) -> bytes:
+    """The calldata by which we execute this payment; the same in simulation and on chain."""
+    return eip3009.transfer_call(payment.authorization, payment.signature, ecdsa=lane is Lane.PLAIN)
+
+
+def lane_of(node: Node, payment: Payment) -> Lane:
+    """Contract wallets' signatures do not recover to the payer. (An account with code and a key moves over later.)"""
+    return Lane.PLAIN if node.recovers(payment.authorization, payment.signature) else Lane.CONTRACT
+
+
+async def simulate(node: Node, payments: Sequence[Payment], lane: Lane) -> list[Verdict]:
+    """One verdict for each payment. Raises ChainUnavailable, and ChainRefused when the node refuses the whole call."""
+    calls = [call for payment in payments for call in _first_look(node, payment, lane)]
+    _, results = await node.simulate(calls)
+    pairs = [(results[i], results[i + 1]) for i in range(0, len(results), 2)]
+    verdicts = [_verdict(code, transfer, lane) for code, transfer in pairs]
+    failed = [i for i, verdict in enumerate(verdicts) if verdict is None]
+    reasons = await _explain(node, [payments[i] for i in failed], lane) if failed else []
+    why = dict(zip(failed, reasons, strict=True))
+    return [verdict or why[i] for i, verdict in enumerate(verdicts)]
+
+
+def _first_look(node: Node, payment: Payment, lane: Lane) -> list[Call]:
+    return [
+        Call(batcher.address(), READ_GAS, batcher.code_size_call(payment.authorization.payer)),
+        Call(node.token.address, lane.call_gas, transfer_call(payment, lane)),
+    ]
+
+
+def _verdict(code: Result, transfer: Result, lane: Lane) -> Verdict | None:
+    if not transfer.tried:  # the node gave the eth_call less gas than it was asked for
+        return Again()
+    if lane is Lane.PLAIN and code.number > 0:
+        return NeedsContractLane()
+    return Passes() if transfer.success and _moved(transfer) else None
+
+
+def _moved(transfer: Result) -> bool:
+    """`transferWithAuthorization` returns nothing; a token that answers `false` has moved nothing."""
+    return not transfer.data or transfer.number != 0
+
+
+async def _explain(node: Node, payments: Sequence[Payment], lane: Lane) -> list[Verdict]:
+    calls = [call for payment in payments for call in _second_look(node, payment, lane)]
+    block_number, results = await node.simulate(calls)
+    groups = [results[i : i + 4] for i in range(0, len(results), 4)]
+    return [_reason(p, block_number, group, lane) for p, group in zip(payments, groups, strict=True)]
+
+
+def _second_look(node: Node, payment: Payment, lane: Lane) -> list[Call]:
+    authorization: Authorization = payment.authorization
+    token = node.token.address
+    proof = eip3009.is_valid_signature_call(node.token.digest(authorization), payment.signature)
+    return [
+        Call(token, READ_GAS, eip3009.authorization_state_call(authorization.payer, authorization.nonce)),
+        Call(token, READ_GAS, eip3009.balance_of_call(authorization.payer)),
+        # Asked in an eth_call only, with a gas limit of its own: a payer's code can do no harm there.
+        Call(authorization.payer, lane.call_gas, proof),
+        Call(token, lane.call_gas, transfer_call(payment, lane)),
+    ]
+
+
+def _reason(payment: Payment, block_number: int, results: Sequence[Result], lane: Lane) -> Verdict:
+    used, balance, proof, transfer = results
+    # A plain payer's signature recovers: that is what put it into its lane.
+    signed = lane is Lane.PLAIN or eip3009.approves(proof.success, proof.data)
+    if not transfer.tried:
+        return Again()
+    if used.number:
+        return Used(block_number)
+    if not signed:
+        return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
+    if balance.number < payment.authorization.value:
+        held = balance.number
+        return Rejected(
+            "insufficient_funds",
+            f"The payer holds {held} base units of USDC and the price is {payment.authorization.value}",
+        )
+    if transfer.success and _moved(transfer):
+        return Again()
+    return Rejected("invalid_transaction_state", f"The token refuses the payment: {transfer.revert_reason[:100]}")

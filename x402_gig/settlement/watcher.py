@@ -1,0 +1,105 @@
+"""Follows the chain block by block: deposits whoever sent them, our own movements, and the head."""
+
+import asyncio
+import logging
+import time
+
+from x402_gig.chain.node import Block, Node
+from x402_gig.errors import GigError
+from x402_gig.settlement.settling import Settling
+from x402_gig.store import binding
+from x402_gig.store.binding import Cursor
+from x402_gig.store.engine import Ledger
+
+log = logging.getLogger(__name__)
+
+REREAD_DEPTH = 64
+PERSIST_EVERY = 50
+
+
+class Watcher:
+    """Reads every block up to `confirmations` deep once; `cursor` is the last one read."""
+
+    def __init__(self, node: Node, ledger: Ledger, settling: Settling, *, intake: str, confirmations: int) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._settling = settling
+        self._intake = intake
+        self._behind = confirmations - 1
+        self._cursor: Block | None = None
+        self._moved = asyncio.Condition()
+        self._head: Block | None = None
+        self.seen_at = 0.0
+
+    @property
+    def head(self) -> Block:
+        """The newest block seen."""
+        if self._head is None:
+            raise RuntimeError("the watcher has not caught up yet")
+        return self._head
+
+    @property
+    def cursor(self) -> Block:
+        """Every deposit up to this block is in the ledger."""
+        if self._cursor is None:
+            raise RuntimeError("the watcher has not caught up yet")
+        return self._cursor
+
+    async def run(self, interval_s: float) -> None:
+        """Follow the chain until cancelled."""
+        while True:
+            try:
+                await self.catch_up()
+            except GigError as exc:
+                log.warning("watcher: %s", exc.detail)
+            await asyncio.sleep(interval_s)
+
+    async def catch_up(self) -> None:
+        """Read all confirmed blocks that are not read yet. Raises ChainUnavailable or ChainRefused."""
+        head = await self._node.head()
+        if self._cursor is None:
+            self._cursor = await self._resume()
+        start = self._cursor.number
+        while self._cursor.number < head.number - self._behind:
+            block = await self._node.block(self._cursor.number + 1)
+            if block is None:  # a node behind the one that told us the head
+                break
+            if block.parent_hash != self._cursor.hash:
+                self._cursor = await self._before(self._cursor.number)
+                continue
+            await self._read(block)
+        if self._cursor.number != start:
+            await self._persist(self._cursor)
+        self._head = head
+        self.seen_at = time.monotonic()
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _resume(self) -> Block:
+        stored = await self._ledger.read(binding.cursor)
+        block = await self._node.block(stored.number)
+        return block if block is not None and block.hash == stored.hash else await self._before(stored.number)
+
+    async def _before(self, number: int) -> Block:
+        """A block safely below a reorganisation at `number`; what is read again changes nothing."""
+        log.warning("watcher: block %d was replaced, reading again from %d blocks below", number, REREAD_DEPTH)
+        block = await self._node.block(max(0, number - REREAD_DEPTH))
+        if block is None:
+            raise GigError(f"the chain node has no block {number - REREAD_DEPTH}")
+        return block
+
+    async def _read(self, block: Block) -> None:
+        transfers = await self._node.transfers(block, self._intake)
+        if transfers:
+            await self._settling.record(transfers)
+        self._cursor = block
+        if block.number % PERSIST_EVERY == 0:
+            await self._persist(block)
+
+    async def _persist(self, block: Block) -> None:
+        await self._ledger.write(lambda c: binding.move_cursor(c, Cursor(block.number, block.hash)))
+
+    async def passed(self, block_number: int) -> None:
+        """Wait until every deposit up to this block is in the ledger."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.cursor.number >= block_number)

@@ -1,0 +1,56 @@
+"""What a ledger belongs to: one chain (id and genesis) and one intake; and how far it has read that chain."""
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from x402_gig.store.tables import gigs, ledger
+
+
+@dataclass(frozen=True)
+class Binding:
+    chain_id: int
+    genesis: str
+    intake: str
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Every deposit up to this block is in the ledger."""
+
+    number: int
+    hash: str
+
+
+def bind(connection: Connection, binding: Binding, cursor: Cursor) -> None:
+    """Make a fresh ledger this chain's and this intake's, read up to `cursor`."""
+    values = {**vars(binding), "cursor_number": cursor.number, "cursor_hash": cursor.hash}
+    connection.execute(insert(ledger).values(id=1, created_at=int(time.time()), funding_halt="", **values))
+
+
+def bound_to(connection: Connection) -> Binding | None:
+    row = connection.execute(select(ledger.c.chain_id, ledger.c.genesis, ledger.c.intake)).first()
+    return Binding(*row) if row is not None else None
+
+
+def cursor(connection: Connection) -> Cursor:
+    row = connection.execute(select(ledger.c.cursor_number, ledger.c.cursor_hash)).one()
+    return Cursor(*row)
+
+
+def move_cursor(connection: Connection, to: Cursor) -> None:
+    connection.execute(update(ledger).values(cursor_number=to.number, cursor_hash=to.hash))
+
+
+def halt_funding(connection: Connection, reason: str) -> None:
+    """Sign nothing of ours any more until a person has looked."""
+    connection.execute(update(ledger).where(ledger.c.funding_halt == "").values(funding_halt=reason))
+
+
+def funding_halt(connection: Connection) -> str:
+    return str(connection.execute(select(ledger.c.funding_halt)).scalar_one())
+
+
+def has_gigs(connection: Connection) -> bool:
+    return connection.execute(select(gigs.c.id).limit(1)).first() is not None

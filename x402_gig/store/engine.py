@@ -1,0 +1,109 @@
+"""The ledger: one function, one transaction, on a thread of its own.
+
+Queries are plain functions of a connection, so nothing can wait in the middle of a transaction. SQLite has one
+writer, so there is one writing thread; readers see the last commit (WAL).
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from x402_gig.errors import Unavailable
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Opens the database at `url` (SQLAlchemy form) and brings its schema up to date."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._reading = self._engine.execution_options(read_only=True)
+        migrate(self._engine)
+        self._writer = ThreadPoolExecutor(1, "ledger-write")
+        self._readers = ThreadPoolExecutor(2, "ledger-read")
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in one transaction; it is on disk when this returns. Raises Unavailable, then nothing changed."""
+        return await self._run(self._writer, self._engine.begin, work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` on a consistent view. Raises Unavailable."""
+        return await self._run(self._readers, self._reading.begin, work)
+
+    async def _run(self, threads: ThreadPoolExecutor, open_: Callable[[], Any], work: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with open_() as connection:
+                return work(connection)
+
+        try:
+            # Shielded: a transaction that has begun is not torn by a client that hangs up.
+            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, run))
+        except SQLAlchemyError as exc:
+            raise Unavailable(f"The ledger cannot be used right now ({type(exc).__name__})") from exc
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    def close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self._engine.dispose()
+
+
+def insert_ignore(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """INSERT … ON CONFLICT DO NOTHING, in the dialect of `connection`; add `.returning(…)` to learn which are new."""
+    return _dialect(connection).insert(table).values(list(rows)).on_conflict_do_nothing()
+
+
+def insert_or_replace(
+    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], key: Sequence[str], columns: Sequence[str]
+) -> Any:
+    """INSERT … ON CONFLICT (key) DO UPDATE of `columns`."""
+    statement = _dialect(connection).insert(table).values(list(rows))
+    return statement.on_conflict_do_update(
+        index_elements=key, set_={name: statement.excluded[name] for name in columns}
+    )
+
+
+def _dialect(connection: Connection) -> Any:
+    return sqlite if connection.dialect.name == "sqlite" else postgresql
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the newest revision."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url)
+    engine = create_engine(url, connect_args={"timeout": 10})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late: see `begin`
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE: a transaction that reads first and writes later must not lose its turn in between.
+        read_only = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,222 @@
+"""Payments in the ledger: found, reserved, settled, rejected, abandoned. A row never goes back to open."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, RowMapping, and_, exists, select, tuple_, update
+
+from x402_gig.payments.checkout import Known
+from x402_gig.payments.order import Order
+from x402_gig.payments.outcome import Rejected, Settled
+from x402_gig.payments.payment import Authorization, Payment, PaymentKey
+from x402_gig.store.engine import Ledger, insert_ignore
+from x402_gig.store.tables import aliases, deposits, payments, slot_payments, slots
+
+MAX_BROADCASTS = 3
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A payment that is about to be sent. `abandoned`: its buyer has hung up already."""
+
+    key: PaymentKey
+    payment: Payment
+    order: Order
+    abandoned: bool = False
+
+
+@dataclass(frozen=True)
+class OpenPayment:
+    payment_id: int
+    authorization: Authorization
+
+
+class PaymentBook:
+    """The ledger as `payments.checkout.Book`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def find_payment(self, key: PaymentKey) -> Known | None:
+        return await self._ledger.read(lambda c: find(c, key))
+
+    async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
+        return await self._ledger.read(lambda c: find_abandoned(c, key, fingerprint, now_s))
+
+    async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
+        return await self._ledger.write(lambda c: take_abandoned(c, key, payment_id, signature))
+
+    async def forget_abandoned(self, payment_id: int) -> None:
+        await self._ledger.write(lambda c: mark_abandoned(c, [payment_id], False))
+
+
+def find(connection: Connection, key: PaymentKey) -> Known | None:
+    """A payment by its own key or by that of an alias."""
+    row = connection.execute(select(payments).where(_is(payments, key))).mappings().first()
+    if row is not None:
+        return _known(row, row["signature"])
+    joined = select(payments, aliases.c.signature.label("alias_signature")).join(aliases).where(_is(aliases, key))
+    row = connection.execute(joined).mappings().first()
+    return _known(row, row["alias_signature"]) if row is not None else None
+
+
+def _is(table: Any, key: PaymentKey) -> Any:
+    return and_(*(table.c[name] == value for name, value in key._asdict().items()))
+
+
+def _known(row: RowMapping, signature: str) -> Known:
+    return Known(
+        payment_id=row["id"],
+        fingerprint=row["fingerprint"],
+        signature=bytes.fromhex(signature),
+        outcome=outcome_of(row),
+        abandoned=bool(row["abandoned"]),
+    )
+
+
+def outcome_of(row: RowMapping) -> Settled | Rejected | None:
+    if row["state"] == "settled":
+        return Settled(row["id"], row["payer"], row["transaction"], json.loads(row["answer"]))
+    if row["state"] == "rejected":
+        return Rejected(row["reason"], row["detail"])
+    return None
+
+
+def outcomes(connection: Connection, ids: Iterable[int]) -> dict[int, Settled | Rejected]:
+    """Of these payments the final ones."""
+    rows = connection.execute(select(payments).where(payments.c.id.in_(list(ids)))).mappings()
+    return {row["id"]: outcome for row in rows if (outcome := outcome_of(row))}
+
+
+def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
+    """Write the payments down; ids of those that are ours to send now.
+
+    New ones, and open ones that are in no transaction under way and were not broadcast three times already. Rows
+    are inserted in the order of their keys: two processes with the same payments must not deadlock.
+    """
+    ordered = sorted(wanted, key=lambda r: r.key)
+    ids = write_down(connection, ordered) | _sendable_again(connection, [r.key for r in ordered])
+    counted = update(payments).where(payments.c.id.in_(ids.values())).values(broadcasts=payments.c.broadcasts + 1)
+    connection.execute(counted)
+    return ids
+
+
+def write_down(connection: Connection, ordered: Sequence[Reservation]) -> dict[PaymentKey, int]:
+    """Insert the payments that are not in the ledger yet; their ids."""
+    now = int(time.time())
+    statement = insert_ignore(connection, payments, [_new_row(r, now) for r in ordered])
+    rows = connection.execute(statement.returning(*_key_columns(), payments.c.id))
+    return _ids_by_key(rows)
+
+
+def _new_row(wanted: Reservation, now: int) -> dict[str, Any]:
+    authorization, order = wanted.payment.authorization, wanted.order
+    return {
+        **wanted.key._asdict(),
+        "payee": authorization.payee,
+        "value": authorization.value,
+        "valid_after": authorization.valid_after,
+        "valid_before": authorization.valid_before,
+        "signature": wanted.payment.signature.hex(),
+        "product": order.product,
+        "terms": json.dumps(order.terms),
+        "fingerprint": order.fingerprint,
+        "state": "open",
+        "abandoned": int(wanted.abandoned),
+        "created_at": now,
+    }
+
+
+def _sendable_again(connection: Connection, keys: Sequence[PaymentKey]) -> dict[PaymentKey, int]:
+    query = select(*_key_columns(), payments.c.id).where(
+        tuple_(*_key_columns()).in_(keys),
+        payments.c.state == "open",
+        payments.c.broadcasts.between(1, MAX_BROADCASTS - 1),
+        ~_in_flight(),
+    )
+    return _ids_by_key(connection.execute(query))
+
+
+def _key_columns() -> list[Any]:
+    return [payments.c[name] for name in PaymentKey._fields]
+
+
+def _key(row: RowMapping) -> PaymentKey:
+    return PaymentKey(row["network"], row["asset"], row["payer"], row["nonce"])
+
+
+def _ids_by_key(rows: CursorResult[Any]) -> dict[PaymentKey, int]:
+    return {_key(row): row["id"] for row in rows.mappings()}
+
+
+def _in_flight() -> Any:
+    in_slot = select(slot_payments.c.payment_id).join(slots).where(slots.c.state == "open")
+    return payments.c.id.in_(in_slot)
+
+
+def unsettled(connection: Connection, limit: int) -> list[OpenPayment]:
+    """Open payments that no transaction of ours has in flight: only the chain can say what became of them."""
+    query = select(payments).where(payments.c.state == "open", ~_in_flight()).order_by(payments.c.id).limit(limit)
+    return [OpenPayment(row["id"], _payment(row).authorization) for row in connection.execute(query).mappings()]
+
+
+def find_open(connection: Connection, payment_id: int) -> Reservation | None:
+    """An open payment as it was written down, to be sent again; None when it is final or in a transaction under way."""
+    query = select(payments).where(payments.c.id == payment_id, payments.c.state == "open", ~_in_flight())
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        return None
+    order = Order(row["product"], json.loads(row["terms"]), row["value"])
+    return Reservation(_key(row), _payment(row), order)
+
+
+def _payment(row: RowMapping) -> Payment:
+    authorization = Authorization(
+        payer=row["payer"],
+        payee=row["payee"],
+        value=row["value"],
+        valid_after=row["valid_after"],
+        valid_before=row["valid_before"],
+        nonce=row["nonce"],
+    )
+    signature = bytes.fromhex(row["signature"])
+    return Payment(2, "exact", row["network"], row["asset"], row["payee"], row["value"], authorization, signature)
+
+
+def reject(connection: Connection, payment_id: int, rejected: Rejected) -> bool:
+    """Close an open payment; False when it is final already or its deposit has come."""
+    has_deposit = exists().where(deposits.c.payment_id == payments.c.id)
+    statement = update(payments).where(payments.c.id == payment_id, payments.c.state == "open", ~has_deposit)
+    values = {"state": "rejected", "reason": rejected.reason, "detail": rejected.detail, "final_at": int(time.time())}
+    return connection.execute(statement.values(values)).rowcount == 1
+
+
+def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool = True) -> None:
+    connection.execute(update(payments).where(payments.c.id.in_(list(ids))).values(abandoned=int(abandoned)))
+
+
+def mark_open_abandoned(connection: Connection) -> None:
+    """At start: whoever waited for an open payment waits no more."""
+    connection.execute(update(payments).where(payments.c.state == "open").values(abandoned=1))
+
+
+def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
+    query = select(payments.c.id).where(
+        payments.c.payer == key.payer,
+        payments.c.fingerprint == fingerprint,
+        payments.c.abandoned == 1,
+        payments.c.state != "rejected",
+        payments.c.valid_before > now_s,
+    )
+    return connection.execute(query.order_by(payments.c.id)).scalars().first()
+
+
+def take_abandoned(connection: Connection, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
+    taken = update(payments).where(payments.c.id == payment_id, payments.c.abandoned == 1).values(abandoned=0)
+    if connection.execute(taken).rowcount == 0:
+        return False
+    row = {**key._asdict(), "signature": signature.hex(), "payment_id": payment_id, "created_at": int(time.time())}
+    return connection.execute(insert_ignore(connection, aliases, [row])).rowcount == 1

@@ -1,0 +1,212 @@
+"""The ledger's tables. Nothing in them is ever deleted; money rows change only forward through their states.
+
+Amounts are base units, times Unix seconds, hex lower case with `0x`.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite gives out rowids only for INTEGER; AUTOINCREMENT below keeps it from using one twice.
+Id = BigInteger().with_variant(Integer, "sqlite")
+Hex = String(66)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("chain_id", BigInteger, nullable=False),
+    Column("genesis", Hex, nullable=False),
+    Column("intake", Hex, nullable=False),
+    # Every deposit up to this block is in the ledger.
+    Column("cursor_number", BigInteger, nullable=False),
+    Column("cursor_hash", Hex, nullable=False),
+    # Why our own authorizations are not signed any more; empty while they are.
+    Column("funding_halt", Text, nullable=False, default=""),
+    Column("created_at", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("network", String(32), nullable=False),
+    Column("asset", Hex, nullable=False),
+    Column("payer", Hex, nullable=False),
+    Column("nonce", Hex, nullable=False),
+    Column("payee", Hex, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    Column("valid_after", BigInteger, nullable=False),
+    Column("valid_before", BigInteger, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("product", String(64), nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("fingerprint", Hex, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(128), nullable=False, default=""),
+    Column("detail", Text, nullable=False, default=""),
+    Column("answer", Text),
+    Column("commission", BigInteger, nullable=False, default=0),
+    Column("transaction", Hex),
+    Column("broadcasts", Integer, nullable=False, default=0),
+    Column("abandoned", Integer, nullable=False, default=0),
+    Column("created_at", BigInteger, nullable=False),
+    Column("final_at", BigInteger),
+    UniqueConstraint("network", "asset", "payer", "nonce"),
+    CheckConstraint("state in ('open', 'settled', 'rejected')", name="state"),
+    Index("ix_payments_open", "id", sqlite_where=Column("state") == "open", postgresql_where=Column("state") == "open"),
+    Index("ix_payments_payer_fingerprint", "payer", "fingerprint"),
+    sqlite_autoincrement=True,
+)
+
+# A second authorization for terms whose first one was abandoned: it is never sent, it only gives its answer.
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("network", String(32), primary_key=True),
+    Column("asset", Hex, primary_key=True),
+    Column("payer", Hex, primary_key=True),
+    Column("nonce", Hex, primary_key=True),
+    Column("signature", Text, nullable=False),
+    Column("payment_id", Id, ForeignKey("payments.id"), nullable=False, index=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+# Money that an authorization moved to the intake. Its one owner is set once, by compare-and-set.
+deposits = Table(
+    "deposits",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("asset", Hex, nullable=False),
+    Column("payer", Hex, nullable=False),
+    Column("nonce", Hex, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    Column("transaction", Hex, nullable=False),
+    Column("log_index", Integer, nullable=False),
+    Column("block_number", BigInteger, nullable=False),
+    Column("block_hash", Hex, nullable=False),
+    Column("payment_id", Id, ForeignKey("payments.id"), unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("asset", "payer", "nonce"),
+    Index("ix_deposits_block_number", "block_number"),
+    sqlite_autoincrement=True,
+)
+
+# Money of ours that is to move, by an authorization of the intake whose nonce says what it is for.
+movements = Table(
+    "movements",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("subject", BigInteger, nullable=False),  # the gig's id, or the commission's row number
+    Column("payee", Hex, nullable=False),
+    Column("value", BigInteger, nullable=False),
+    Column("nonce", Hex, nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("transaction", Hex),
+    Column("block_number", BigInteger),
+    Column("block_hash", Hex),
+    Column("created_at", BigInteger, nullable=False),
+    Column("done_at", BigInteger),
+    UniqueConstraint("kind", "subject"),
+    CheckConstraint("kind in ('reward', 'commission', 'refund')", name="kind"),
+    CheckConstraint("state in ('due', 'done')", name="state"),
+    Index("ix_movements_due", "id", sqlite_where=Column("state") == "due", postgresql_where=Column("state") == "due"),
+    sqlite_autoincrement=True,
+)
+
+# Which payments' commissions a commission movement carries; a payment is in one only.
+commissions = Table(
+    "commissions",
+    metadata,
+    Column("payment_id", Id, ForeignKey("payments.id"), primary_key=True),
+    Column("movement_id", Id, ForeignKey("movements.id"), nullable=False, index=True),
+)
+
+# One nonce of one relayer. Closed when a confirmed block shows the nonce used.
+slots = Table(
+    "slots",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("relayer", Hex, nullable=False),
+    Column("nonce", BigInteger, nullable=False),
+    Column("purpose", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("transaction", Hex),
+    Column("block_number", BigInteger),
+    Column("gas_used", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),
+    UniqueConstraint("relayer", "nonce"),
+    CheckConstraint("state in ('open', 'mined', 'reverted', 'lost')", name="state"),
+    Index(
+        "ix_slots_open", "relayer", sqlite_where=Column("state") == "open", postgresql_where=Column("state") == "open"
+    ),
+    sqlite_autoincrement=True,
+)
+
+# Every transaction signed for a slot: any of them may be the one that is mined.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("slot_id", Id, ForeignKey("slots.id"), nullable=False, index=True),
+    Column("hash", Hex, nullable=False, unique=True),
+    Column("raw", Text, nullable=False),
+    Column("max_fee", BigInteger, nullable=False),
+    Column("priority_fee", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+slot_payments = Table(
+    "slot_payments",
+    metadata,
+    Column("slot_id", Id, ForeignKey("slots.id"), primary_key=True),
+    Column("payment_id", Id, ForeignKey("payments.id"), primary_key=True, index=True),
+)
+
+slot_movements = Table(
+    "slot_movements",
+    metadata,
+    Column("slot_id", Id, ForeignKey("slots.id"), primary_key=True),
+    Column("movement_id", Id, ForeignKey("movements.id"), primary_key=True, index=True),
+    Column("valid_before", BigInteger, nullable=False),
+)
+
+gigs = Table(
+    "gigs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("payment_id", Id, ForeignKey("payments.id"), unique=True),
+    Column("wallet", Hex, nullable=False),
+    Column("creator", Hex, nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("reward", BigInteger, nullable=False),
+    Column("commission", BigInteger, nullable=False),
+    Column("start_at", BigInteger, nullable=False),
+    Column("end_at", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
