@@ -85,8 +85,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(4021, ge=0, le=65535)
     commission_bps: int = Field(1000, ge=0, le=10_000)
-    minimum_reward: Usdc = Field(10 * 10**USDC_DECIMALS, ge=1)
-    maximum_reward: Usdc = Field(10**6 * 10**USDC_DECIMALS, le=LARGEST_REWARD * 10**USDC_DECIMALS)
+    minimum_reward: Usdc = Field(10, ge=1)  # defaults are validated too, so they are USDC
+    maximum_reward: Usdc = Field(1_000_000, le=LARGEST_REWARD * 10**USDC_DECIMALS)
     wallet_account: int = Field(0, ge=0, lt=2**31)
     max_timeout_s: int = Field(60, ge=10, le=600)
     confirmations: int = Field(1, ge=1, le=64)

@@ -1,0 +1,221 @@
+"""A real chain, a real server, and buyers that sign by themselves: no code of the server's is used to pay it."""
+
+import base64
+import json
+import os
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+
+USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
+CREATE = "/api/gigs/create/x402"
+START_TIMEOUT_S = 60
+Json = dict[str, Any]
+
+
+def gig_terms(**changes: Any) -> Json:
+    """A valid create body; a change to None leaves the field out."""
+    terms = {
+        "chain": "base",
+        "token_address": USDC,
+        "amount": 10,
+        "start_time": "2025-10-01T15:00:00Z",
+        "duration": "1day",
+        "gig_type": "like",
+        "url": "https://farcaster.xyz/dwr/0x1a2b3c4d",
+        # Makes each order one of its own: the same payer and terms after an abandoned payment are the same order.
+        "how_to_earn": f"Like it ({secrets.token_hex(8)})",
+    } | changes
+    return {name: value for name, value in terms.items() if value is not None}
+
+
+def encode(document: Any) -> str:
+    return base64.b64encode(json.dumps(document).encode()).decode()
+
+
+def decode(header: str) -> Any:
+    return json.loads(base64.b64decode(header))
+
+
+@dataclass
+class Chain:
+    """An Anvil, asked directly."""
+
+    rpc_url: str
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30))
+
+    def rpc(self, method: str, *params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        answer = self.http.post(self.rpc_url, json=body).json()
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def usdc(self, address: str) -> int:
+        """Balance in base units."""
+        data = "0x70a08231" + address[2:].lower().rjust(64, "0")
+        return int(self.rpc("eth_call", {"to": USDC, "data": data}, "latest"), 16)
+
+    def give_usdc(self, address: str, units: int) -> None:
+        self.rpc("anvil_dealERC20", address, USDC, hex(units))
+
+    def buyer(self, units: int = 1_000_000_000) -> LocalAccount:
+        """A fresh account that holds so many base units of USDC."""
+        account: LocalAccount = Account.create()
+        self.give_usdc(account.address, units)
+        return account
+
+    def send(self, sender: str, to: str | None, data: str) -> Json:
+        """A transaction from an impersonated account; its receipt."""
+        self.rpc("anvil_setBalance", sender, hex(10**20))
+        self.rpc("anvil_impersonateAccount", sender)
+        transaction = {"from": sender, "data": data, "gas": hex(3_000_000)} | ({"to": to} if to else {})
+        sent = self.rpc("eth_sendTransaction", transaction)
+        return dict(until(lambda: self.rpc("eth_getTransactionReceipt", sent)))
+
+
+def until(check: Callable[[], Any], timeout_s: float = 30) -> Any:
+    """Ask until the answer is true; fails after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := check()):
+        assert time.monotonic() < deadline, f"not true after {timeout_s} s: {check}"
+        time.sleep(0.02)
+    return answer
+
+
+@dataclass
+class Dev(Chain):
+    """`x402-gig dev`, as its `--json` line describes it."""
+
+    url: str = ""
+    intake: str = ""
+    commission: str = ""
+    buyers: list[Json] = field(default_factory=list)
+
+    def post(self, body: Any, headers: Json | None = None, path: str = CREATE) -> httpx.Response:
+        content = body if isinstance(body, bytes | str) else json.dumps(body)
+        return self.http.post(self.url + path, content=content, headers=headers, timeout=90)
+
+    def quote(self, terms: Json) -> Json:
+        """The version 2 payment requirements of a 402."""
+        answer = self.post(terms)
+        assert answer.status_code == 402, answer.text
+        return dict(decode(answer.headers["PAYMENT-REQUIRED"])["accepts"][0])
+
+    def buy(self, account: LocalAccount, terms: Json | None = None) -> httpx.Response:
+        terms = terms or gig_terms()
+        return self.post(terms, payment_header(account, self.quote(terms)))
+
+    def gig(self, gig_id: int) -> Json:
+        answer = self.http.get(f"{self.url}/api/gigs/{gig_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json()["data"])
+
+    def funded(self, gig_id: int) -> Json:
+        """The gig, once its reward and its commission are on chain."""
+        return dict(until(lambda: (gig := self.gig(gig_id))["funding"]["commission_transaction"] and gig))
+
+
+def authorization(account: LocalAccount, requirements: Json, **changes: Any) -> Json:
+    now = int(time.time())
+    return {
+        "from": account.address,
+        "to": requirements["payTo"],
+        "value": requirements["amount"],
+        "validAfter": "0",
+        "validBefore": str(now + 60),
+        "nonce": "0x" + secrets.token_hex(32),
+    } | changes
+
+
+def sign(account: LocalAccount, requirements: Json, message: Json) -> str:
+    """EIP-712 signature of an EIP-3009 authorization."""
+    names = ("from", "to", "value", "validAfter", "validBefore", "nonce")
+    types = ("address", "address", "uint256", "uint256", "uint256", "bytes32")
+    signed = account.sign_typed_data(
+        domain_data={
+            **requirements["extra"],
+            "chainId": int(requirements["network"].split(":")[1]),
+            "verifyingContract": requirements["asset"],
+        },
+        message_types={"TransferWithAuthorization": [{"name": n, "type": t} for n, t in zip(names, types, strict=True)]},
+        message_data={
+            **message,
+            **{name: int(message[name]) for name in ("value", "validAfter", "validBefore")},
+            "nonce": bytes.fromhex(message["nonce"][2:]),
+        },
+    )
+    return "0x" + bytes(signed.signature).hex()
+
+
+def payload_v2(account: LocalAccount, requirements: Json, **changes: Any) -> Json:
+    """A version 2 payment payload; `changes` are to the authorization, before it is signed."""
+    message = authorization(account, requirements, **changes)
+    return {
+        "x402Version": 2,
+        "accepted": requirements,
+        "payload": {"signature": sign(account, requirements, message), "authorization": message},
+    }
+
+
+def payment_header(account: LocalAccount, requirements: Json, **changes: Any) -> Json:
+    return {"PAYMENT-SIGNATURE": encode(payload_v2(account, requirements, **changes))}
+
+
+def payment_header_v1(payload: Json, network: str = "base") -> Json:
+    """The same payment as a version 1 header."""
+    v1 = {"x402Version": 1, "scheme": "exact", "network": network, "payload": payload["payload"]}
+    return {"X-PAYMENT": encode(v1)}
+
+
+def _first_line(process: "subprocess.Popen[str]", errors: Any) -> Json:
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        ready = selector.select(START_TIMEOUT_S)
+    line = process.stdout.readline() if ready else ""
+    if not line:
+        process.kill()
+        errors.seek(0)
+        raise AssertionError(f"{process.args!r} did not start: {errors.read()}")
+    return dict(json.loads(line)) if line.startswith("{") else {"url": line.split()[-1]}
+
+
+@contextmanager
+def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tuple["subprocess.Popen[str]", Json]]:
+    """`x402-gig ARGUMENTS` and what its ready line says; stopped at the end, and it must stop cleanly."""
+    import tempfile
+
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "x402_gig", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        try:
+            yield process, _first_line(process, errors)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait(timeout=30)
+            errors.seek(0)
+            sys.stderr.write(errors.read())
+
+
+@contextmanager
+def dev_server(*flags: str) -> Iterator[Dev]:
+    """`x402-gig dev` on free ports."""
+    with running("dev", "--json", "--port", "0", "--anvil-port", "0", *flags) as (_, ready):
+        yield Dev(**ready)
