@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+
+Account.enable_unaudited_hdwallet_features()
 
 USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 CREATE = "/api/gigs/create/x402"
@@ -192,7 +195,9 @@ def _first_line(process: "subprocess.Popen[str]", errors: Any) -> Json:
 
 
 @contextmanager
-def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tuple["subprocess.Popen[str]", Json]]:
+def running(
+    *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[tuple["subprocess.Popen[str]", Json]]:
     """`x402-gig ARGUMENTS` and what its ready line says; stopped at the end, and it must stop cleanly."""
     import tempfile
 
@@ -203,6 +208,7 @@ def running(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tupl
             stderr=errors,
             text=True,
             env={**os.environ, **(env or {})},
+            cwd=cwd,
         )
         try:
             yield process, _first_line(process, errors)
@@ -219,3 +225,36 @@ def dev_server(*flags: str) -> Iterator[Dev]:
     """`x402-gig dev` on free ports."""
     with running("dev", "--json", "--port", "0", "--anvil-port", "0", *flags) as (_, ready):
         yield Dev(**ready)
+
+
+@contextmanager
+def devnet(*flags: str) -> Iterator[Chain]:
+    """`x402-gig devnet` on a free port."""
+    with running("devnet", "--json", "--anvil-port", "0", *flags) as (_, ready):
+        yield Chain(ready["rpc_url"])
+
+
+def serve_settings(chain: Chain, folder: Path, **changes: Any) -> dict[str, str]:
+    """What `serve` needs, as environment variables: a shop of its own on `chain`; a change to None leaves one out."""
+    settings = {
+        "network": "devnet",
+        "rpc_url": chain.rpc_url,
+        "seed": Account.create_with_mnemonic()[1],
+        "commission_address": Account.create().address,
+        "public_url": "https://gigs.example",
+        "database_url": f"sqlite:///{folder}/ledger.db",
+        "port": 0,
+    } | changes
+    return {f"X402_GIG_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
+
+
+@contextmanager
+def served(chain: Chain, **settings: Any) -> Iterator[Dev]:
+    """`x402-gig serve` beside `chain`, in an empty folder so that no `.env` is read."""
+    import tempfile
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running("serve", env=serve_settings(chain, Path(folder), **settings), cwd=Path(folder)) as (_, ready),
+    ):
+        yield Dev(chain.rpc_url, url=ready["url"])

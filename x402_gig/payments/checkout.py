@@ -119,11 +119,10 @@ class Checkout:
             return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
         if known.fingerprint != order.fingerprint:
             raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
-        if known.outcome is None:
-            return await self._hold(self._facilitator.resume(known.payment_id))
-        if known.abandoned:
+        outcome = known.outcome or await self._hold(self._facilitator.resume(known.payment_id))
+        if known.abandoned and not isinstance(outcome, Unknown):
             await self._book.forget_abandoned(known.payment_id)
-        return known.outcome
+        return outcome
 
     async def _inherit(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome | None:
         abandoned = await self._book.find_abandoned(key, order.fingerprint, int(self._clock()))

@@ -1,0 +1,183 @@
+"""Buyers that hang up, chains that stall or go away: nobody pays twice, nobody is told a wrong end."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from eth_abi.abi import encode as abi_encode
+from eth_account.signers.local import LocalAccount
+
+from tests.harness import Dev, Json, dev_server, encode, gig_terms, payload_v2, payment_header, sign, until
+
+OUT = Path(__file__).resolve().parents[2] / "out"
+
+
+@pytest.fixture
+def stalled() -> Iterator[Dev]:
+    """A chain of its own that makes no blocks until it is told to."""
+    with dev_server() as running:
+        running.rpc("evm_setAutomine", False)
+        yield running
+
+
+def mine(dev: Dev) -> None:
+    dev.rpc("evm_setAutomine", True)
+    dev.rpc("evm_mine")
+
+
+def hang_up(dev: Dev, terms: Json, header: Json) -> None:
+    """Post a payment and leave before the answer, once it is on its way to the chain."""
+    before = pending(dev)
+    with pytest.raises(httpx.ReadTimeout):
+        dev.http.post(dev.url + "/api/gigs/create/x402", json=terms, headers=header, timeout=1)
+    until(lambda: pending(dev) > before)
+
+
+def pending(dev: Dev) -> int:
+    return int(dev.rpc("txpool_status")["pending"], 16)
+
+
+def test_a_settlement_goes_on_when_the_buyer_hangs_up(stalled: Dev) -> None:
+    terms, buyer = gig_terms(), stalled.buyer(100_000_000)
+    header = payment_header(buyer, stalled.quote(terms))
+    hang_up(stalled, terms, header)
+    mine(stalled)
+
+    answer = stalled.post(terms, header)
+
+    assert answer.status_code == 200, answer.text
+    assert stalled.usdc(buyer.address) == 89_000_000
+    assert stalled.usdc(stalled.funded(answer.json()["gig_id"])["gig_wallet_address"]) == 10_000_000
+
+
+def test_a_new_signature_after_hanging_up_gets_the_first_payments_gig_once(stalled: Dev) -> None:
+    terms, buyer = gig_terms(), stalled.buyer(100_000_000)
+    requirements = stalled.quote(terms)
+    hang_up(stalled, terms, payment_header(buyer, requirements))
+    mine(stalled)
+    second = payment_header(buyer, requirements)
+
+    inherited = stalled.post(terms, second)
+    again = stalled.post(terms, second)
+    other_purchase = stalled.post(terms, payment_header(buyer, requirements))
+
+    assert inherited.status_code == again.status_code == other_purchase.status_code == 200
+    assert inherited.json() == again.json()
+    assert other_purchase.json()["gig_id"] != inherited.json()["gig_id"]
+    assert stalled.usdc(buyer.address) == 78_000_000
+
+
+def test_an_abandoned_payment_is_inherited_while_it_still_settles_even_by_a_buyer_with_nothing_left(
+    stalled: Dev,
+) -> None:
+    terms, buyer = gig_terms(), stalled.buyer(11_000_000)
+    requirements = stalled.quote(terms)
+    hang_up(stalled, terms, payment_header(buyer, requirements))
+    second = payment_header(buyer, requirements)
+    with pytest.raises(httpx.ReadTimeout):
+        stalled.http.post(stalled.url + "/api/gigs/create/x402", json=terms, headers=second, timeout=1)
+    mine(stalled)
+
+    answer = stalled.post(terms, second)
+
+    assert answer.status_code == 200, answer.text
+    assert stalled.usdc(buyer.address) == 0
+
+
+def test_a_buyer_who_got_the_answer_and_pays_anew_buys_anew(stalled: Dev) -> None:
+    terms, buyer = gig_terms(), stalled.buyer(100_000_000)
+    requirements = stalled.quote(terms)
+    header = payment_header(buyer, requirements)
+    hang_up(stalled, terms, header)
+    mine(stalled)
+
+    first = stalled.post(terms, header)
+    second = stalled.post(terms, payment_header(buyer, requirements))
+
+    assert first.json()["gig_id"] != second.json()["gig_id"]
+    assert stalled.usdc(buyer.address) == 78_000_000
+
+
+def anvil_of(dev: Dev) -> int:
+    """The process that listens on the chain's port."""
+    port = dev.rpc_url.rsplit(":", 1)[1]
+    found = subprocess.run(["pgrep", "-f", f"anvil.*--port {port} "], capture_output=True, text=True, check=True)
+    return int(found.stdout.split()[0])
+
+
+def test_without_a_chain_nothing_is_charged_and_the_answer_says_try_again() -> None:
+    with dev_server() as dev:
+        terms, buyer = gig_terms(), dev.buyer()
+        header = payment_header(buyer, dev.quote(terms))
+        os.kill(anvil_of(dev), signal.SIGKILL)
+
+        answer = dev.post(terms, header)
+
+        assert answer.status_code == 503, answer.text
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.json()["reason"] == "chain_unavailable"
+        assert dev.rpc_url.split("//")[1] not in answer.text
+        ready = dev.http.get(dev.url + "/readyz")
+        assert (ready.status_code, list(ready.json()["problems"])) == (503, ["chain"])
+        # Prices need no chain.
+        assert dev.post(terms).status_code == 402
+
+
+def contract_wallet(dev: Dev, name: str, *arguments: str) -> str:
+    """Deploy a wallet of contracts/test/Wallets.sol; its address, which holds 50 USDC."""
+    artifact = json.loads((OUT / f"Wallets.sol/{name}.json").read_text())
+    data = artifact["bytecode"]["object"] + abi_encode(["address"] * len(arguments), arguments).hex()
+    address = str(dev.send(dev.buyers[9]["address"], None, data)["contractAddress"])
+    dev.give_usdc(address, 50_000_000)
+    return address
+
+
+def wallet_payload(owner: LocalAccount, wallet: str, requirements: Json) -> Json:
+    """A payment of the wallet, signed by its owner."""
+    payload = payload_v2(owner, requirements, **{"from": wallet})
+    payload["payload"]["signature"] = sign(owner, requirements, payload["payload"]["authorization"])
+    return payload
+
+
+def test_a_contract_wallet_pays_like_anybody_else(dev: Dev) -> None:
+    owner, terms = dev.buyer(0), gig_terms()
+    wallet = contract_wallet(dev, "Wallet1271", owner.address)
+    payload = wallet_payload(owner, wallet, dev.quote(terms))
+
+    answer = dev.post(terms, {"PAYMENT-SIGNATURE": encode(payload)})
+    again = dev.post(terms, {"PAYMENT-SIGNATURE": encode(payload)})
+
+    assert answer.status_code == again.status_code == 200, answer.text
+    assert answer.json() == again.json()
+    assert dev.usdc(wallet) == 39_000_000
+    assert dev.usdc(dev.funded(answer.json()["gig_id"])["gig_wallet_address"]) == 10_000_000
+
+
+@pytest.mark.parametrize("name", ["LyingWallet", "GasBurner", "BombWallet"])
+def test_a_contract_wallet_that_misbehaves_is_refused(dev: Dev, name: str) -> None:
+    wallet, terms = contract_wallet(dev, name), gig_terms()
+    payload = wallet_payload(dev.buyer(0), wallet, dev.quote(terms))
+    answer = dev.post(terms, {"PAYMENT-SIGNATURE": encode(payload)})
+    assert (answer.status_code, answer.json()["error"]) == (402, "invalid_exact_evm_payload_signature")
+    assert dev.usdc(wallet) == 50_000_000
+
+
+def test_an_account_with_delegated_code_pays_by_what_its_code_says(dev: Dev) -> None:
+    """EIP-7702: the key signs, but the token asks the code that the account has taken on."""
+    buyer, terms = dev.buyer(50_000_000), gig_terms()
+    honest = json.loads((OUT / "Wallets.sol/Wallet1271.json").read_text())
+    implementation = dev.send(
+        dev.buyers[9]["address"], None, honest["bytecode"]["object"] + abi_encode(["address"], [buyer.address]).hex()
+    )["contractAddress"]
+    code = dev.rpc("eth_getCode", implementation, "latest")
+    dev.rpc("anvil_setCode", buyer.address, code)
+
+    answer = dev.buy(buyer, terms)
+
+    assert answer.status_code == 200, answer.text
+    assert dev.usdc(buyer.address) == 39_000_000
