@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 
 from eth_account.hdaccount import seed_from_mnemonic
 from eth_utils.address import is_address
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from x402_gig.errors import CannotStart
@@ -50,6 +58,17 @@ def _address(value: str) -> str:
     return value.lower()
 
 
+def _secret_web_url(value: SecretStr) -> SecretStr:
+    _web_url(value.get_secret_value())
+    return value
+
+
+def _facilitator(value: str) -> str:
+    if value != "local" and not value.startswith(("http://", "https://")):
+        raise ValueError("must be `local` or an http(s) URL")
+    return value
+
+
 def _usdc(value: Any) -> int:
     try:
         return to_units(Decimal(str(value)), USDC_DECIMALS)
@@ -74,8 +93,8 @@ class Settings(BaseSettings):
     )
 
     network: Literal["base", "base-sepolia", "devnet"]
-    rpc_url: SecretStr
-    facilitator: str = "local"
+    rpc_url: Annotated[SecretStr, AfterValidator(_secret_web_url)]
+    facilitator: Annotated[str, AfterValidator(_facilitator)] = "local"
     facilitator_token: SecretStr = SecretStr("")
     seed: SecretStr = SecretStr("")
     seed_file: Path | None = None
@@ -96,23 +115,69 @@ class Settings(BaseSettings):
     def preset(self) -> NetworkPreset:
         return NETWORKS[self.network]
 
+    # Validators of single fields, also where two of them meet: pydantic stops before a model's own validator when a
+    # field is wrong, and all problems are to be listed at once. `info.data` has the fields above that are right.
+
+    @field_validator("facilitator_token")
+    @classmethod
+    def _token_for_remote(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
+        if token.get_secret_value() and info.data.get("facilitator") == "local":
+            raise ValueError(f"is set but {PREFIX}FACILITATOR is local")
+        return token
+
+    @field_validator("seed")
+    @classmethod
+    def _seed(cls, seed: SecretStr) -> SecretStr:
+        if seed.get_secret_value():
+            _phrase(seed.get_secret_value())
+        return seed
+
+    @field_validator("seed_file")
+    @classmethod
+    def _one_seed(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        seed_given = "seed" not in info.data or bool(info.data["seed"].get_secret_value())
+        if seed_given == (path is not None):
+            raise ValueError(f"{PREFIX}SEED or {PREFIX}SEED_FILE must be set, and only one of them")
+        if path is not None:
+            _read_phrase(path)
+        return path
+
+    @field_validator("maximum_reward")
+    @classmethod
+    def _above_minimum(cls, maximum: int, info: ValidationInfo) -> int:
+        if maximum < info.data.get("minimum_reward", 0):
+            raise ValueError(f"is less than {PREFIX}MINIMUM_REWARD")
+        return maximum
+
     @property
     def mnemonic(self) -> str:
         """The seed phrase. Never log it."""
-        if self.seed_file is not None:
-            return " ".join(self.seed_file.read_text().split())
-        return " ".join(self.seed.get_secret_value().split())
+        return _read_phrase(self.seed_file) if self.seed_file is not None else _phrase(self.seed.get_secret_value())
+
+
+def _phrase(text: str) -> str:
+    """A BIP-39 phrase with single spaces. Raises ValueError, without the phrase."""
+    phrase = " ".join(text.split())
+    try:
+        seed_from_mnemonic(phrase, "")
+    except Exception:  # noqa: BLE001 - the library's message repeats the phrase
+        raise ValueError("is not a valid BIP-39 phrase") from None
+    return phrase
+
+
+def _read_phrase(path: Path) -> str:
+    try:
+        return _phrase(path.read_text())
+    except OSError as exc:
+        raise ValueError(f"cannot be read: {exc.strerror}") from None
 
 
 def load(**overrides: Any) -> Settings:
     """The settings, checked. Raises CannotStart with every problem, each by the name of its setting."""
     try:
-        settings = Settings(**overrides)
+        return Settings(**overrides)
     except ValidationError as exc:
         raise CannotStart(_problem(error) for error in exc.errors(include_url=False, include_input=False)) from None
-    if problems := [*_contradictions(settings), *_seed_problems(settings)]:
-        raise CannotStart(problems)
-    return settings
 
 
 def _problem(error: Any) -> str:
@@ -120,29 +185,3 @@ def _problem(error: Any) -> str:
     if error["type"] == "missing":
         return f"{name} is not set"
     return f"{name}: {error['msg'].removeprefix('Value error, ')}"
-
-
-def _contradictions(settings: Settings) -> list[str]:
-    problems = []
-    if settings.minimum_reward > settings.maximum_reward:
-        problems.append(f"{PREFIX}MINIMUM_REWARD is more than {PREFIX}MAXIMUM_REWARD")
-    if settings.facilitator != "local" and not settings.facilitator.startswith(("http://", "https://")):
-        problems.append(f"{PREFIX}FACILITATOR must be `local` or an http(s) URL")
-    if settings.facilitator == "local" and settings.facilitator_token.get_secret_value():
-        problems.append(f"{PREFIX}FACILITATOR_TOKEN is set but {PREFIX}FACILITATOR is local")
-    if not settings.rpc_url.get_secret_value().startswith(("http://", "https://")):
-        problems.append(f"{PREFIX}RPC_URL must be an http(s) URL")
-    return problems
-
-
-def _seed_problems(settings: Settings) -> list[str]:
-    if bool(settings.seed.get_secret_value()) == (settings.seed_file is not None):
-        return [f"{PREFIX}SEED or {PREFIX}SEED_FILE must be set, and only one of them"]
-    name = f"{PREFIX}SEED" if settings.seed_file is None else f"{PREFIX}SEED_FILE"
-    try:
-        seed_from_mnemonic(settings.mnemonic, "")
-    except OSError as exc:
-        return [f"{name} cannot be read: {exc.strerror}"]
-    except Exception:  # noqa: BLE001 - the library's message repeats the phrase
-        return [f"{name} is not a valid BIP-39 phrase"]
-    return []

@@ -1,0 +1,314 @@
+"""`x402-gig serve` as an operator meets it: what it refuses to start with, and what survives a restart."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+
+from tests.harness import (
+    CREATE,
+    USDC,
+    Chain,
+    Dev,
+    Json,
+    decode,
+    devnet,
+    gig_terms,
+    payment_header,
+    running,
+    serve_settings,
+    served,
+)
+
+DEAD_RPC = "http://127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    with devnet() as chain:
+        yield chain
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Json:
+    """Settings that two servers, one after the other, can share: a seed, a ledger, an operator."""
+    return {
+        "seed": new_seed(),
+        "commission_address": Account.create().address,
+        "database_url": f"sqlite:///{tmp_path}/ledger.db",
+    }
+
+
+def new_seed() -> str:
+    return Account.create_with_mnemonic()[1]
+
+
+def derived(seed: str, path: str) -> LocalAccount:
+    account: LocalAccount = Account.from_mnemonic(seed, account_path=path)
+    return account
+
+
+def start(env: Json, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """`serve` that is expected to give up by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "x402_gig", "serve"],
+        env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def refused(chain: Chain, folder: Path, **settings: Any) -> str:
+    """What `serve` says when it does not start, on one line."""
+    ended = start(serve_settings(chain, folder, **settings), folder)
+    said = " ".join(ended.stderr.split())
+    assert (ended.returncode, ended.stdout) == (1, ""), said
+    assert "Traceback" not in said, said
+    assert "Cannot start:" in said or "Error:" in said, said
+    return said
+
+
+def bought(shop: Dev, buyer: LocalAccount) -> tuple[Json, Json, Json]:
+    """A purchase: its terms, its payment header and the gig."""
+    terms = gig_terms()
+    header = payment_header(buyer, shop.quote(terms))
+    answer = shop.post(terms, header)
+    assert answer.status_code == 200, answer.text
+    return terms, header, dict(answer.json())
+
+
+# What it refuses
+
+
+def test_without_settings_every_missing_one_is_listed(tmp_path: Path) -> None:
+    ended = start({}, tmp_path)
+    assert ended.returncode == 1
+    for name in ("NETWORK", "RPC_URL", "COMMISSION_ADDRESS", "PUBLIC_URL", "SEED"):
+        assert f"X402_GIG_{name}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_wrong_setting_is_listed_by_its_name(chain: Chain, tmp_path: Path) -> None:
+    wrong = {
+        "network": "mainnet",
+        "rpc_url": "127.0.0.1:8545",
+        "seed": "twelve words that are not a phrase",
+        "facilitator": "elsewhere",
+        "commission_address": "0x123",
+        "public_url": "gigs.example",
+        "port": 70_000,
+        "commission_bps": -1,
+        "maximum_reward": 5,
+        "relayers": "two",
+    }
+    said = refused(chain, tmp_path, **wrong)
+    assert [name for name in wrong if f"X402_GIG_{name.upper()}" not in said] == []
+    assert "twelve words" not in said
+
+
+def test_settings_may_come_from_a_dotenv_file(chain: Chain, tmp_path: Path) -> None:
+    settings = serve_settings(chain, tmp_path)
+    (tmp_path / ".env").write_text("".join(f"{name}={json.dumps(value)}\n" for name, value in settings.items()))
+    with running("serve", cwd=tmp_path) as (_, ready):
+        assert Dev(chain.rpc_url, url=ready["url"]).post(b"").status_code == 402
+
+
+@pytest.mark.parametrize("path", ["m/44'/60'/2'/0/0", "m/44'/60'/1'/0/1", "m/44'/60'/0'/0/1", "m/44'/60'/0'/0/1000"])
+def test_commission_may_not_go_to_a_wallet_of_the_servers(chain: Chain, tmp_path: Path, path: str) -> None:
+    seed = new_seed()
+    said = refused(chain, tmp_path, seed=seed, commission_address=derived(seed, path).address)
+    assert "COMMISSION_ADDRESS" in said
+
+
+def test_commission_may_not_go_to_the_token(chain: Chain, tmp_path: Path) -> None:
+    assert "COMMISSION_ADDRESS is the token" in refused(chain, tmp_path, commission_address=USDC)
+
+
+def test_the_chain_must_be_the_networks(chain: Chain, tmp_path: Path) -> None:
+    said = refused(chain, tmp_path, network="base-sepolia")
+    assert "RPC_URL leads to chain 8453, NETWORK is chain 84532" in said
+
+
+def test_a_chain_without_the_token_is_refused(tmp_path: Path) -> None:
+    with devnet() as bare:
+        bare.rpc("anvil_setCode", USDC, "0x")
+        assert "There is no token at" in refused(bare, tmp_path)
+
+
+def test_a_token_with_another_domain_is_refused(tmp_path: Path) -> None:
+    """Base Sepolia's USDC has another name: signatures made for one are worthless for the other."""
+    with devnet() as other:
+        # Answers every call with 32 zero bytes: PUSH1 32, PUSH1 0, RETURN.
+        other.rpc("anvil_setCode", USDC, "0x60206000f3")
+        assert "EIP-712 domain" in refused(other, tmp_path)
+
+
+def test_relayers_need_gas(chain: Chain, tmp_path: Path) -> None:
+    """Under NETWORK=base nobody gives gas away, and a devnet looks like Base."""
+    seed = new_seed()
+    said = refused(chain, tmp_path, network="base", seed=seed)
+    assert "No relayer has gas" in said
+    for index in range(2):
+        assert derived(seed, f"m/44'/60'/1'/0/{index}").address.lower() in said
+
+
+def test_one_relayer_with_gas_is_enough(chain: Chain) -> None:
+    seed = new_seed()
+    chain.rpc("anvil_setBalance", derived(seed, "m/44'/60'/1'/0/0").address, hex(10**18))
+    with served(chain, network="base", seed=seed) as shop:
+        assert shop.buy(chain.buyer()).status_code == 200
+
+
+def test_a_port_in_use_is_refused(chain: Chain, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(chain, tmp_path, port=port)
+    assert f"HOST and PORT: cannot listen on 127.0.0.1:{port}" in said
+
+
+def test_a_node_that_does_not_answer_is_refused_without_its_url(chain: Chain, tmp_path: Path) -> None:
+    said = refused(chain, tmp_path, rpc_url=f"{DEAD_RPC}/secret-token")
+    assert "the chain node did not answer" in said
+    assert "secret-token" not in said
+
+
+@pytest.mark.parametrize("url", ["nonsense", "oracle-of-delphi://x", "sqlite:////nowhere/at/all/ledger.db"])
+def test_a_ledger_that_cannot_be_opened_is_refused(chain: Chain, tmp_path: Path, url: str) -> None:
+    assert "X402_GIG_DATABASE_URL" in refused(chain, tmp_path, database_url=url)
+
+
+# What a ledger belongs to
+
+
+def test_a_ledger_belongs_to_its_chain(chain: Chain, shop: Json, tmp_path: Path) -> None:
+    with served(chain, **shop):
+        pass
+    with devnet() as another:
+        assert "The ledger belongs to another chain" in refused(another, tmp_path, **shop)
+
+
+def test_a_ledger_belongs_to_its_seed_and_account(chain: Chain, shop: Json, tmp_path: Path) -> None:
+    with served(chain, **shop):
+        pass
+    for change in ({"seed": new_seed()}, {"wallet_account": 1}):
+        assert "The ledger belongs to the intake 0x" in refused(chain, tmp_path, **shop | change)
+
+
+def test_a_seed_with_funded_gigs_needs_its_ledger_or_another_account(chain: Chain, shop: Json, tmp_path: Path) -> None:
+    with served(chain, **shop) as first:
+        _, _, gig = bought(first, chain.buyer())
+        first.funded(gig["gig_id"])
+    fresh = shop | {"database_url": f"sqlite:///{tmp_path}/fresh.db"}
+
+    said = refused(chain, tmp_path, **fresh)
+
+    assert "restore the ledger's backup" in said
+    assert "WALLET_ACCOUNT" in said
+    with served(chain, **fresh, wallet_account=7) as second:
+        _, _, other = bought(second, chain.buyer())
+    # The same id, and yet another wallet: nothing is shared between accounts.
+    assert other["gig_id"] == gig["gig_id"]
+    assert other["gig_wallet_address"] == derived(shop["seed"], "m/44'/60'/0'/7/1").address.lower()
+    assert other["gig_wallet_address"] != gig["gig_wallet_address"]
+
+
+# What it does when it runs
+
+
+def test_quotes_name_the_public_url_and_the_seeds_intake(chain: Chain) -> None:
+    seed = new_seed()
+    with served(chain, seed=seed, public_url="https://gigs.example/shop/") as shop:
+        answer = shop.post(b"")
+    quote = decode(answer.headers["PAYMENT-REQUIRED"])
+    assert quote["resource"]["url"] == f"https://gigs.example/shop{CREATE}"
+    assert answer.json()["accepts"][0]["resource"] == quote["resource"]["url"]
+    assert quote["accepts"][0]["payTo"] == derived(seed, "m/44'/60'/2'/0/0").address.lower()
+
+
+def test_a_wallet_account_is_part_of_every_path(chain: Chain) -> None:
+    seed = new_seed()
+    with served(chain, seed=seed, wallet_account=3) as shop:
+        assert shop.quote(gig_terms())["payTo"] == derived(seed, "m/44'/60'/2'/0/3").address.lower()
+
+
+def test_commission_follows_its_setting_and_goes_to_the_operator(chain: Chain) -> None:
+    operator = Account.create().address
+    with served(chain, commission_address=operator, commission_bps=250) as shop:
+        _, _, gig = bought(shop, chain.buyer())
+        shop.funded(gig["gig_id"])
+    assert (gig["platform_fee"], gig["total_amount"]) == ("0.25", "10.25")
+    assert chain.usdc(operator) == 250_000
+
+
+def test_it_stops_cleanly_at_sigterm(chain: Chain, tmp_path: Path) -> None:
+    with running("serve", env=serve_settings(chain, tmp_path), cwd=tmp_path) as (process, ready):
+        _, _, gig = bought(Dev(chain.rpc_url, url=ready["url"]), chain.buyer())
+        assert gig["gig_id"] == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_restart_gives_the_same_gig_for_the_same_payment(chain: Chain, shop: Json) -> None:
+    buyer = chain.buyer(11_000_000)
+    with served(chain, **shop) as first:
+        terms, header, gig = bought(first, buyer)
+    with served(chain, **shop) as second:
+        again = second.post(terms, header)
+        assert (again.status_code, again.json()) == (200, gig)
+        shown = second.funded(gig["gig_id"])
+    assert shown["gig_wallet_address"] == gig["gig_wallet_address"]
+    assert chain.usdc(gig["gig_wallet_address"]) == 10_000_000
+    assert chain.usdc(buyer.address) == 0
+
+
+def test_a_restart_goes_on_with_the_next_gig(chain: Chain, shop: Json) -> None:
+    ids = []
+    for _ in range(2):
+        with served(chain, **shop) as running_shop:
+            _, _, gig = bought(running_shop, chain.buyer())
+            ids.append(gig["gig_id"])
+    assert ids == [1, 2]
+
+
+def test_a_payment_is_still_its_gig_after_the_minimum_price_was_raised(chain: Chain, shop: Json) -> None:
+    buyer = chain.buyer()
+    with served(chain, **shop) as first:
+        terms, header, gig = bought(first, buyer)
+    with served(chain, **shop, minimum_reward=20) as second:
+        again = second.post(terms, header)
+        assert (again.status_code, again.json()) == (200, gig)
+        assert second.post(gig_terms()).status_code == 400
+        assert second.post(gig_terms(amount=20)).status_code == 402
+
+
+def test_no_log_and_no_output_holds_a_secret(
+    chain: Chain, shop: Json, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    secret_chain = Chain(f"{chain.rpc_url}/secret-token")
+    buyer = chain.buyer()
+    for _ in range(2):
+        with running("serve", env=serve_settings(secret_chain, tmp_path, **shop), cwd=tmp_path) as (process, ready):
+            _, header, gig = bought(Dev(chain.rpc_url, url=ready["url"]), buyer)
+            Dev(chain.rpc_url, url=ready["url"]).funded(gig["gig_id"])
+            assert process.stdout is not None
+            process.send_signal(signal.SIGTERM)
+            output = process.stdout.read()
+        logs = output + capfd.readouterr().err
+        # The log is there at all, or nothing was looked at.
+        assert f"payment {gig['gig_id']} settled" in logs
+        assert secrets_in(logs, shop["seed"], header) == []
+
+
+def secrets_in(text: str, seed: str, header: Json) -> list[str]:
+    paths = ["m/44'/60'/2'/0/0", "m/44'/60'/1'/0/0", "m/44'/60'/1'/0/1", "m/44'/60'/0'/0/1", "m/44'/60'/0'/0/2"]
+    keys = [bytes(derived(seed, path).key).hex() for path in paths]
+    words = seed.split()
+    signature = decode(header["PAYMENT-SIGNATURE"])["payload"]["signature"][2:]
+    hidden = ["secret-token", " ".join(words[:3]), " ".join(words[-3:]), signature, *keys]
+    return [secret for secret in hidden if secret in text.lower()]
