@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 from starlette.types import ASGIApp
@@ -46,6 +46,7 @@ RECONCILE_INTERVAL_S = 1.0
 # A block every two seconds on Base, and three of them.
 BLOCKS_HELD_S = 6
 STALE_HEAD_S = 30
+READINESS_TTL_S = 1
 
 
 @dataclass
@@ -66,6 +67,8 @@ class Server:
     checkout: Checkout
     shop: GigShop
     client: FacilitatorClient | None
+    _readiness: Readiness = field(default_factory=lambda: Readiness({}, {}), init=False)
+    _readiness_until: float = field(default=0.0, init=False)
 
     @property
     def app(self) -> ASGIApp:
@@ -115,6 +118,13 @@ class Server:
         return await self.ledger.read(lambda c: find_gig(c, gig_id))
 
     async def readiness(self) -> Readiness:
+        """At most `READINESS_TTL_S` old: strangers may ask as often as they like."""
+        if time.monotonic() > self._readiness_until:
+            self._readiness = await self._look_around()
+            self._readiness_until = time.monotonic() + READINESS_TTL_S
+        return self._readiness
+
+    async def _look_around(self) -> Readiness:
         problems: dict[str, str] = {}
         try:
             await self.ledger.read(lambda c: None)
@@ -171,7 +181,7 @@ def build(settings: Settings, extra_products: tuple[Product, ...] = ()) -> Serve
         local.wake = dispatcher.wake
     else:
         client = FacilitatorClient(settings.facilitator, settings.facilitator_token.get_secret_value())
-        facilitator = RemoteFacilitator(client, seller, node, ledger, settling, claims)
+        facilitator = RemoteFacilitator(client, seller, node, ledger, settling, claims, watcher.wake)
         dispatcher = Dispatcher(relayers, None, funding)
 
     def funding_due() -> None:

@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     def _one_seed(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         seed_given = "seed" not in info.data or bool(info.data["seed"].get_secret_value())
         if seed_given == (path is not None):
-            raise ValueError(f"{PREFIX}SEED or {PREFIX}SEED_FILE must be set, and only one of them")
+            raise ValueError(f"this or {PREFIX}SEED must be set, and only one of them")
         if path is not None:
             _read_phrase(path)
         return path

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -12,7 +13,19 @@ import pytest
 from eth_abi.abi import encode as abi_encode
 from eth_account.signers.local import LocalAccount
 
-from tests.harness import Dev, Json, dev_server, encode, gig_terms, payload_v2, payment_header, sign, until
+from tests.harness import (
+    Dev,
+    Json,
+    dev_server,
+    devnet,
+    encode,
+    gig_terms,
+    payload_v2,
+    payment_header,
+    served,
+    sign,
+    until,
+)
 
 OUT = Path(__file__).resolve().parents[2] / "out"
 
@@ -181,3 +194,79 @@ def test_an_account_with_delegated_code_pays_by_what_its_code_says(dev: Dev) -> 
 
     assert answer.status_code == 200, answer.text
     assert dev.usdc(buyer.address) == 39_000_000
+
+
+def while_pending(
+    dev: Dev, purchases: list[tuple[Json, Json]]
+) -> tuple[ThreadPoolExecutor, list[Future[httpx.Response]]]:
+    """Post payments from threads of their own and return once they are in the pool of a stalled chain."""
+    threads = ThreadPoolExecutor(len(purchases))
+    answers = [threads.submit(dev.post, terms, header) for terms, header in purchases]
+    until(lambda: pending(dev) > 0)
+    return threads, answers
+
+
+def test_a_payer_who_moves_the_money_away_harms_nobody_and_is_rejected_in_the_end(stalled: Dev) -> None:
+    crook, terms = stalled.buyer(11_000_000), gig_terms()
+    header = payment_header(crook, stalled.quote(terms))
+    threads, [crooks_answer] = while_pending(stalled, [(terms, header)])
+    stalled.give_usdc(crook.address, 0)
+    mine(stalled)
+    with threads:
+        answer = crooks_answer.result()
+    assert (answer.status_code, answer.json()["reason"]) == (503, "outcome_unknown")
+    assert stalled.buy(stalled.buyer()).status_code == 200
+
+    stalled.rpc("evm_increaseTime", 120)
+    stalled.rpc("evm_mine")
+
+    rejected = until(lambda: (last := stalled.post(terms, header)).status_code == 402 and last)
+    assert rejected.json()["error"] == "invalid_exact_evm_payload_authorization_valid_before"
+
+
+def test_a_payment_that_failed_on_chain_is_tried_again_when_its_buyer_repeats_it(stalled: Dev) -> None:
+    buyer, terms = stalled.buyer(11_000_000), gig_terms()
+    header = payment_header(buyer, stalled.quote(terms))
+    threads, [first] = while_pending(stalled, [(terms, header)])
+    stalled.give_usdc(buyer.address, 0)
+    mine(stalled)
+    with threads:
+        assert first.result().status_code == 503
+    stalled.give_usdc(buyer.address, 11_000_000)
+
+    answer = stalled.post(terms, header)
+
+    assert answer.status_code == 200, answer.text
+    assert stalled.usdc(buyer.address) == 0
+    assert stalled.usdc(stalled.funded(answer.json()["gig_id"])["gig_wallet_address"]) == 10_000_000
+
+
+def test_neighbours_in_a_batch_settle_in_that_very_transaction(stalled: Dev) -> None:
+    """The first two payments take the relayers; what waits behind them becomes one batch."""
+    crook = stalled.buyer(11_000_000)
+    orders = [(gig_terms(), buyer) for buyer in [*(stalled.buyer() for _ in range(9)), crook]]
+    purchases = [(terms, payment_header(buyer, stalled.quote(terms))) for terms, buyer in orders]
+    threads, answers = while_pending(stalled, purchases)
+    stalled.give_usdc(crook.address, 0)
+    mine(stalled)
+    with threads:
+        results = [answer.result() for answer in answers]
+    assert [answer.status_code for answer in results[:9]] == [200] * 9
+    transactions = {answer.json()["payment"]["transaction"] for answer in results[:9]}
+    assert len(transactions) < 9
+
+
+def test_an_outcome_that_is_not_known_in_time_is_told_later() -> None:
+    with devnet() as chain, served(chain, max_timeout_s=10) as server:
+        buyer, terms = server.buyer(11_000_000), gig_terms()
+        header = payment_header(buyer, server.quote(terms))
+        server.rpc("evm_setAutomine", False)
+
+        held = server.post(terms, header)
+        mine(server)
+        later = server.post(terms, header)
+
+        assert (held.status_code, held.json()["reason"]) == (503, "outcome_unknown")
+        assert int(held.headers["Retry-After"]) > 0
+        assert later.status_code == 200, later.text
+        assert server.usdc(buyer.address) == 0

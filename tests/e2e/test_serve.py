@@ -48,7 +48,7 @@ def shop(tmp_path: Path) -> Json:
 
 
 def new_seed() -> str:
-    return Account.create_with_mnemonic()[1]
+    return str(Account.create_with_mnemonic()[1])
 
 
 def derived(seed: str, path: str) -> LocalAccount:
@@ -173,14 +173,14 @@ def test_a_port_in_use_is_refused(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_a_node_that_does_not_answer_is_refused_without_its_url(chain: Chain, tmp_path: Path) -> None:
-    said = refused(chain, tmp_path, rpc_url=f"{DEAD_RPC}/secret-token")
+    said = refused(chain, tmp_path, rpc_url=f"{DEAD_RPC}/?key=secret-token")
     assert "the chain node did not answer" in said
     assert "secret-token" not in said
 
 
 @pytest.mark.parametrize("url", ["nonsense", "oracle-of-delphi://x", "sqlite:////nowhere/at/all/ledger.db"])
 def test_a_ledger_that_cannot_be_opened_is_refused(chain: Chain, tmp_path: Path, url: str) -> None:
-    assert "X402_GIG_DATABASE_URL" in refused(chain, tmp_path, database_url=url)
+    assert "DATABASE_URL" in refused(chain, tmp_path, database_url=url)
 
 
 # What a ledger belongs to
@@ -290,7 +290,7 @@ def test_a_payment_is_still_its_gig_after_the_minimum_price_was_raised(chain: Ch
 def test_no_log_and_no_output_holds_a_secret(
     chain: Chain, shop: Json, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    secret_chain = Chain(f"{chain.rpc_url}/secret-token")
+    secret_chain = Chain(f"{chain.rpc_url}/?key=secret-token")
     buyer = chain.buyer()
     for _ in range(2):
         with running("serve", env=serve_settings(secret_chain, tmp_path, **shop), cwd=tmp_path) as (process, ready):

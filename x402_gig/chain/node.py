@@ -1,6 +1,7 @@
 """What the server asks a chain, in its own words; the only room that speaks JSON-RPC."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 METHOD_NOT_FOUND = -32601
 SEND_TIMEOUT_S = 30
+PRIORITY_FEE_TTL_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Node:
         self.rpc = rpc
         self.token = token
         self._send_sync = True
+        self._priority_fee = 0
+        self._priority_fee_until = 0.0
 
     async def chain_id(self) -> int:
         return _int(await self.rpc.call("eth_chainId"))
@@ -91,7 +95,11 @@ class Node:
         return _int(await self.rpc.call("eth_getTransactionCount", address, tag))
 
     async def priority_fee(self) -> int:
-        return _int(await self.rpc.call("eth_maxPriorityFeePerGas"))
+        """Wei per gas; at most ten seconds old."""
+        if time.monotonic() > self._priority_fee_until:
+            self._priority_fee = _int(await self.rpc.call("eth_maxPriorityFeePerGas"))
+            self._priority_fee_until = time.monotonic() + PRIORITY_FEE_TTL_S
+        return self._priority_fee
 
     async def domain_separator(self) -> str:
         return str(await self._call(self.token.address, eip3009.DOMAIN_SEPARATOR))
@@ -104,12 +112,12 @@ class Node:
     async def _call(self, to: str, data: str, block: str = "latest") -> Any:
         return await self.rpc.call("eth_call", {"to": to, "data": data}, block)
 
-    async def simulate(self, calls: Sequence[Call]) -> tuple[int, list[Result]]:
-        """Run `calls` one after the other on the newest block, in one eth_call, each with its own gas limit."""
+    async def simulate(self, calls: Sequence[Call], block: str = "latest") -> tuple[int, list[Result]]:
+        """Run `calls` one after the other on `block`, in one eth_call, each with its own gas limit."""
         data = batcher.simulate_data(calls)
         gas = batcher.intrinsic_gas(data) + sum(c.gas_limit * 64 // 63 + 10_000 for c in calls) + 100_000
         transaction = {"to": batcher.address(), "data": "0x" + data.hex(), "gas": hex(gas)}
-        returned = _bytes(await self.rpc.call("eth_call", transaction, "latest"))
+        returned = _bytes(await self.rpc.call("eth_call", transaction, block))
         try:
             return batcher.simulated(returned)
         except Exception:  # noqa: BLE001 - eth_abi's decoding errors have no common base
@@ -147,17 +155,28 @@ class Node:
 
         By hash, because some nodes answer a range beyond their head with an empty list.
         """
-        topic = "0x" + account[2:].rjust(64, "0")
-        incoming = await self._logs(block, [eip3009.TRANSFER_TOPIC, None, topic])
-        outgoing = await self._logs(block, [eip3009.AUTHORIZATION_USED_TOPIC, topic])
-        if not incoming and not outgoing:
+        where = {"blockHash": block.hash}
+        if not await self._traces(where, account):
             return []
         # A pair is two neighbours of the whole block; its other half is not in the filtered lists.
-        logs = await self._logs(block, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
+        logs = await self._logs(where, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
         return [t for t in authorized_transfers(logs, self.token.address) if account in (t.payer, t.payee)]
 
-    async def _logs(self, block: Block, topics: list[Any]) -> list[dict[str, Any]]:
-        query = {"blockHash": block.hash, "address": self.token.address, "topics": topics}
+    async def busy_blocks(self, first: int, last: int, account: str) -> list[int]:
+        """The blocks of a range, both ends included, that have authorized transfers to or from `account`, perhaps.
+
+        For blocks that the node is known to have: see `transfers`.
+        """
+        logs = await self._traces({"fromBlock": hex(first), "toBlock": hex(last)}, account)
+        return sorted({_int(log["blockNumber"]) for log in logs})
+
+    async def _traces(self, where: dict[str, str], account: str) -> list[dict[str, Any]]:
+        topic = "0x" + account[2:].rjust(64, "0")
+        incoming = await self._logs(where, [eip3009.TRANSFER_TOPIC, None, topic])
+        return incoming + await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, topic])
+
+    async def _logs(self, where: dict[str, str], topics: list[Any]) -> list[dict[str, Any]]:
+        query = {**where, "address": self.token.address, "topics": topics}
         logs = await self.rpc.call("eth_getLogs", query)
         if not isinstance(logs, list):
             raise ChainUnavailable("eth_getLogs: the chain node's answer is not a list")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
@@ -45,6 +46,14 @@ class Ready:
     commission: str = ""
 
 
+class _DevSettings(Settings):
+    """Ours alone: a seed or a facilitator in the environment is meant for `serve`, and its money is real."""
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
+        return (init_settings,)
+
+
 @asynccontextmanager
 async def open_dev(
     options: DevnetOptions, *, port: int = 0, database: Path | None = None
@@ -60,8 +69,7 @@ async def open_dev(
 
 def _settings(chain: Devnet, url: str, database: Path) -> Settings:
     network = "devnet" if chain.preset == NETWORKS["devnet"] else "base-sepolia"
-    return Settings(
-        _env_file=None,
+    return _DevSettings(
         network=network,
         rpc_url=chain.rpc_url,
         seed=DEV_SEED,

@@ -109,13 +109,16 @@ class LocalFacilitator:
     async def _wait(self, item: Item) -> Outcome:
         item.waiters += 1
         try:
-            return await asyncio.shield(item.future)
+            outcome = await asyncio.shield(item.future)
         except asyncio.CancelledError:
             if item.waiters == 1 and item.payment_id is not None:
                 await asyncio.shield(self._settling.abandon(item.payment_id))
             raise
         finally:
             item.waiters -= 1
+        if isinstance(outcome, Unknown) and item.payment_id is not None:
+            await self._settling.abandon(item.payment_id)
+        return outcome
 
     def waits(self) -> bool:
         return any(self._queues.values())

@@ -5,25 +5,33 @@ whatever it says, the payment settles when its deposit is seen on chain.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
 from eth_utils.address import to_checksum_address
-from pydantic import BaseModel, ValidationError
-from x402.schemas import PaymentPayload, SettleResponse, SupportedResponse, VerifyResponse
+from pydantic import BaseModel, Field, ValidationError
+from x402.schemas import PaymentPayload, SupportedResponse
 
 from x402_gig.chain.node import Node
-from x402_gig.errors import CannotStart, FacilitatorUnavailable, GigError, PaymentConflict
+from x402_gig.errors import (
+    CannotStart,
+    ChainRefused,
+    ChainUnavailable,
+    FacilitatorUnavailable,
+    GigError,
+    PaymentConflict,
+)
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.simulation import Lane, NeedsContractLane, Used, lane_of, simulate
+from x402_gig.settlement.simulation import Lane, NeedsContractLane, Passes, Used, Verdict, lane_of, simulate
 from x402_gig.store import payments
 from x402_gig.store.engine import Ledger
 from x402_gig.store.payments import Reservation
@@ -37,11 +45,27 @@ MAX_ANSWER_BYTES = 64 * 1024
 Answer = TypeVar("Answer", bound=BaseModel)
 
 
+class VerifyAnswer(BaseModel):
+    """The fields of a `/verify` answer that count; facilitators disagree on the others."""
+
+    is_valid: bool = Field(alias="isValid")
+    invalid_reason: str | None = Field(None, alias="invalidReason")
+
+
+class SettleAnswer(BaseModel):
+    """The fields of a `/settle` answer that count."""
+
+    success: bool
+    error_reason: str | None = Field(None, alias="errorReason")
+    transaction: str | None = None
+
+
 class FacilitatorClient:
     """The facilitator's HTTP API, with the liberties that real ones take."""
 
     def __init__(self, url: str, token: str = "") -> None:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # Uncompressed, so that the limit below holds for what is read into memory.
+        headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._http = httpx.AsyncClient(base_url=url, headers=headers, follow_redirects=False)
 
     async def check_support(self, network: str) -> None:
@@ -51,13 +75,13 @@ class FacilitatorClient:
         if (2, "exact", network) not in kinds:
             raise CannotStart([f"FACILITATOR: it does not support x402 version 2, scheme exact on {network}"])
 
-    async def verify(self, body: dict[str, Any]) -> VerifyResponse:
+    async def verify(self, body: dict[str, Any]) -> VerifyAnswer:
         """Raises FacilitatorUnavailable. A verdict counts whatever the HTTP status it came with."""
-        return await self._ask("POST", "verify", body, VerifyResponse, VERIFY_TIMEOUT_S)
+        return await self._ask("POST", "verify", body, VerifyAnswer, VERIFY_TIMEOUT_S)
 
-    async def settle(self, body: dict[str, Any]) -> SettleResponse:
+    async def settle(self, body: dict[str, Any]) -> SettleAnswer:
         """Raises FacilitatorUnavailable; the authorization may be on its way all the same."""
-        return await self._ask("POST", "settle", body, SettleResponse, SETTLE_TIMEOUT_S)
+        return await self._ask("POST", "settle", body, SettleAnswer, SETTLE_TIMEOUT_S)
 
     async def _ask(self, method: str, path: str, body: Any, model: type[Answer], timeout_s: float) -> Answer:
         try:
@@ -77,28 +101,37 @@ class FacilitatorClient:
 
 
 async def _read(answer: httpx.Response) -> bytes:
-    raw = b""
-    async for chunk in answer.aiter_bytes():
+    raw = bytearray()
+    async for chunk in answer.aiter_raw():
         raw += chunk
         if len(raw) > MAX_ANSWER_BYTES:
             raise httpx.DecodingError("too long")
-    return raw
+    return bytes(raw)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class _Running:
-    """A payment that is being verified and written down; `waiters` are the requests that want to know."""
+    """A payment that is being verified and written down: its id, or its outcome when it does not come to that."""
 
-    wanted: Reservation
-    waiters: int = 0
-    written: "asyncio.Future[int | Outcome]" = field(default_factory=asyncio.Future)
+    fingerprint: str
+    written: "asyncio.Task[int | Outcome]"
 
 
 class RemoteFacilitator:
-    """`payments.checkout.Facilitator` over HTTP. What is begun for a payment outlives its requests."""
+    """`payments.checkout.Facilitator` over HTTP. What is begun for a payment outlives its requests.
+
+    `look` is called when there may be a new deposit on chain.
+    """
 
     def __init__(
-        self, client: FacilitatorClient, seller: Seller, node: Node, ledger: Ledger, settling: Settling, claims: Claims
+        self,
+        client: FacilitatorClient,
+        seller: Seller,
+        node: Node,
+        ledger: Ledger,
+        settling: Settling,
+        claims: Claims,
+        look: Callable[[], None],
     ) -> None:
         self._client = client
         self._seller = seller
@@ -106,18 +139,19 @@ class RemoteFacilitator:
         self._ledger = ledger
         self._settling = settling
         self._claims = claims
+        self._look = look
         self._running: dict[PaymentKey, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
         running = self._running.get(key) or self._begin(Reservation(key, payment, order))
-        if running.wanted.order.fingerprint != order.fingerprint:
+        if running.fingerprint != order.fingerprint:
             raise PaymentConflict("This payment is being settled for other terms")
-        running.waiters += 1
         try:
             written = await asyncio.shield(running.written)
-        finally:
-            running.waiters -= 1
+        except asyncio.CancelledError:
+            self._spawn(self._abandon(running.written))
+            raise
         return await self._settling.wait(written) if isinstance(written, int) else written
 
     async def resume(self, payment_id: int) -> Outcome:
@@ -125,46 +159,69 @@ class RemoteFacilitator:
         return await self._settling.wait(payment_id)
 
     def _begin(self, wanted: Reservation) -> _Running:
-        running = self._running[wanted.key] = _Running(wanted)
-        running.written.add_done_callback(lambda done: self._running.pop(wanted.key) and done.exception())
-        self._spawn(self._execute(running))
+        written = asyncio.create_task(self._write_down(wanted))
+        written.add_done_callback(lambda done: self._retire(wanted.key, done))
+        running = self._running[wanted.key] = _Running(wanted.order.fingerprint, written)
         return running
+
+    def _retire(self, key: PaymentKey, done: "asyncio.Task[int | Outcome]") -> None:
+        del self._running[key]
+        if not done.cancelled():
+            # Looked at here, so that a failure with nobody left to see it is not reported as forgotten.
+            done.exception()
+
+    async def _abandon(self, written: "asyncio.Task[int | Outcome]") -> None:
+        """A buyer hung up before the payment was written down; if it ever is, it gets the mark."""
+        with contextlib.suppress(GigError):
+            payment_id = await asyncio.shield(written)
+            if isinstance(payment_id, int):
+                await self._settling.abandon(payment_id)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _execute(self, running: _Running) -> None:
-        try:
-            running.written.set_result(await self._write_down(running))
-        except Exception as exc:  # noqa: BLE001 - whoever waits gets it
-            running.written.set_exception(exc)
-
-    async def _write_down(self, running: _Running) -> int | Outcome:
-        """The payment's id, or its outcome when it does not come to that."""
-        wanted = running.wanted
-        outcome = await self._simulate(wanted) or await self._verify(wanted.payment)
-        if outcome is not None:
-            return outcome
-        wanted = replace(wanted, abandoned=running.waiters == 0)
-        ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted]))
-        if payment_id := ids.get(wanted.key):
-            self._spawn(self._ask_to_settle(payment_id, wanted.payment))
-            return payment_id
+    async def _write_down(self, wanted: Reservation) -> int | Outcome:
+        outcome = await self._check(wanted)
+        if outcome is None:
+            ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted]))
+            if payment_id := ids.get(wanted.key):
+                self._spawn(self._ask_to_settle(payment_id, wanted.payment))
+                return payment_id
+        # Written down by another process, or refused because an earlier request has it settled right now?
         known = await self._ledger.read(lambda c: payments.find(c, wanted.key))
-        if known is None or known.fingerprint != wanted.order.fingerprint:
-            raise PaymentConflict("This payment already belongs to other terms")
+        if known is None:
+            return outcome or Unknown(STILL_SETTLING)
+        if known.fingerprint != wanted.order.fingerprint:
+            raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
         return known.payment_id
 
+    async def _check(self, wanted: Reservation) -> Outcome | None:
+        """None when it would settle now, by our own simulation and by the facilitator's word."""
+        outcome = await self._simulate(wanted)
+        if outcome is None and (refused := await self._verify(wanted.payment)):
+            # Refused because somebody executed it in between? Then it is paid.
+            outcome = await self._simulate(wanted) or refused
+        return outcome
+
     async def _simulate(self, wanted: Reservation) -> Outcome | None:
-        lane = lane_of(self._node, wanted.payment)
-        [verdict] = await simulate(self._node, [wanted.payment], lane)
+        verdict = await self._verdict(wanted.payment, lane_of(self._node, wanted.payment))
         if isinstance(verdict, NeedsContractLane):
-            [verdict] = await simulate(self._node, [wanted.payment], Lane.CONTRACT)
+            verdict = await self._verdict(wanted.payment, Lane.CONTRACT)
         if isinstance(verdict, Used):
             return await self._claims.claim(wanted, verdict.block_number)
-        return verdict if isinstance(verdict, Rejected) else None
+        if isinstance(verdict, Rejected):
+            return verdict
+        if not isinstance(verdict, Passes):
+            raise ChainUnavailable("The payment cannot be simulated right now")
+        return None
+
+    async def _verdict(self, payment: Payment, lane: Lane) -> Verdict:
+        try:
+            return (await simulate(self._node, [payment], lane))[0]
+        except ChainRefused as refused:
+            raise ChainUnavailable(f"The payment cannot be simulated right now: {refused.detail}") from refused
 
     async def _verify(self, payment: Payment) -> Rejected | None:
         verdict = await self._client.verify(self._body(payment))
@@ -200,9 +257,12 @@ class RemoteFacilitator:
     async def _ask_to_settle(self, payment_id: int, payment: Payment) -> None:
         try:
             answer = await self._client.settle(self._body(payment))
-            log.info("payment %d: the facilitator says success=%s %s", payment_id, answer.success, answer.transaction)
+        except GigError as exc:
+            log.warning("payment %d: %s", payment_id, exc.detail)
+        else:
+            claim = (answer.success, answer.error_reason, answer.transaction)
+            log.info("payment %d: the facilitator says %.200r", payment_id, claim)
             if not answer.success and not answer.transaction:
                 # It may still execute it: not a refusal, only nothing to wait for right now.
                 self._settling.tell(payment_id, Unknown(STILL_SETTLING))
-        except GigError as exc:
-            log.warning("payment %d: %s", payment_id, exc.detail)
+        self._look()

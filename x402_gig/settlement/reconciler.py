@@ -33,6 +33,7 @@ class Reconciler:
         self._ledger = ledger
         self._settling = settling
         self._watcher = watcher
+        self._after = 0
 
     async def run(self, interval_s: float) -> None:
         while True:
@@ -43,17 +44,21 @@ class Reconciler:
                 log.warning("reconciler: %s", exc.detail)
 
     async def reconcile(self) -> None:
-        """One round over at most `BATCH` payments. Raises Unavailable."""
-        unsettled = await self._ledger.read(lambda c: payments.unsettled(c, BATCH))
+        """Look at the next `BATCH` payments; the round begins again after the last. Raises Unavailable."""
+        after = self._after
+        unsettled = await self._ledger.read(lambda c: payments.unsettled(c, after, BATCH))
+        self._after = unsettled[-1].payment_id if len(unsettled) == BATCH else 0
         if not unsettled:
             return
-        # The cursor is taken first: a nonce used after it may belong to a deposit that is not read yet.
+        # Asked of the block that the ledger has read: a deposit up to there would have settled its payment.
         cursor = self._watcher.cursor
-        block_number, results = await self._node.simulate([self._state_call(p) for p in unsettled])
+        _, results = await self._node.simulate([self._state_call(p) for p in unsettled], hex(cursor.number))
         for payment, used in zip(unsettled, results, strict=True):
-            if used.number and cursor.number >= block_number:
+            if not used.success:
+                continue
+            if used.number:
                 await self._reject(payment, NONCE_USED)
-            elif not used.number and cursor.timestamp >= payment.authorization.valid_before:
+            elif cursor.timestamp >= payment.authorization.valid_before:
                 await self._reject(payment, EXPIRED)
 
     def _state_call(self, payment: OpenPayment) -> Call:

@@ -1,11 +1,12 @@
 """Follows the chain block by block: deposits whoever sent them, our own movements, and the head."""
 
 import asyncio
+import contextlib
 import logging
 import time
 
 from x402_gig.chain.node import Block, Node
-from x402_gig.errors import GigError
+from x402_gig.errors import ChainUnavailable, GigError
 from x402_gig.settlement.settling import Settling
 from x402_gig.store import binding
 from x402_gig.store.binding import Cursor
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 REREAD_DEPTH = 64
 PERSIST_EVERY = 50
+RANGE = 500
 
 
 class Watcher:
@@ -28,6 +30,7 @@ class Watcher:
         self._behind = confirmations - 1
         self._cursor: Block | None = None
         self._moved = asyncio.Condition()
+        self._woken = asyncio.Event()
         self._head: Block | None = None
         self.seen_at = 0.0
 
@@ -48,11 +51,17 @@ class Watcher:
     async def run(self, interval_s: float) -> None:
         """Follow the chain until cancelled."""
         while True:
+            self._woken.clear()
             try:
                 await self.catch_up()
             except GigError as exc:
                 log.warning("watcher: %s", exc.detail)
-            await asyncio.sleep(interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), interval_s)
+
+    def wake(self) -> None:
+        """Look again now: there may be something new."""
+        self._woken.set()
 
     async def catch_up(self) -> None:
         """Read all confirmed blocks that are not read yet. Raises ChainUnavailable or ChainRefused."""
@@ -60,6 +69,8 @@ class Watcher:
         if self._cursor is None:
             self._cursor = await self._resume()
         start = self._cursor.number
+        while self._cursor.number < head.number - self._behind - RANGE:
+            await self._read_range(self._cursor.number + 1)
         while self._cursor.number < head.number - self._behind:
             block = await self._node.block(self._cursor.number + 1)
             if block is None:  # a node behind the one that told us the head
@@ -83,9 +94,20 @@ class Watcher:
     async def _before(self, number: int) -> Block:
         """A block safely below a reorganisation at `number`; what is read again changes nothing."""
         log.warning("watcher: block %d was replaced, reading again from %d blocks below", number, REREAD_DEPTH)
-        block = await self._node.block(max(0, number - REREAD_DEPTH))
+        return await self._existing(max(0, number - REREAD_DEPTH))
+
+    async def _read_range(self, first: int) -> None:
+        """Catch up after a long absence: blocks so old that they are not replaced any more, many at a time."""
+        last = await self._existing(first + RANGE - REREAD_DEPTH)
+        for number in await self._node.busy_blocks(first, last.number, self._intake):
+            await self._read(await self._existing(number))
+        self._cursor = last
+        await self._persist(last)
+
+    async def _existing(self, number: int) -> Block:
+        block = await self._node.block(number)
         if block is None:
-            raise GigError(f"the chain node has no block {number - REREAD_DEPTH}")
+            raise ChainUnavailable(f"the chain node has no block {number}")
         return block
 
     async def _read(self, block: Block) -> None:

@@ -12,23 +12,28 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from x402_gig.errors import Unavailable
+from x402_gig.errors import CannotStart, Unavailable
 
 T = TypeVar("T")
 
 
 class Ledger:
-    """Opens the database at `url` (SQLAlchemy form) and brings its schema up to date."""
+    """Opens the database at `url` (SQLAlchemy form) and brings its schema up to date. Raises CannotStart."""
 
     def __init__(self, url: str) -> None:
-        self._engine = _engine(url)
+        try:
+            self._engine = _engine(url)
+            migrate(self._engine)
+        except (SQLAlchemyError, CommandError, ImportError) as exc:  # CommandError: a revision of a newer version
+            # `from None`: a driver's message may repeat the URL, and with it the password.
+            raise CannotStart([f"DATABASE_URL: the ledger cannot be opened ({type(exc).__name__})"]) from None
         self._reading = self._engine.execution_options(read_only=True)
-        migrate(self._engine)
         self._writer = ThreadPoolExecutor(1, "ledger-write")
         self._readers = ThreadPoolExecutor(2, "ledger-read")
 

@@ -157,9 +157,14 @@ def _in_flight() -> Any:
     return payments.c.id.in_(in_slot)
 
 
-def unsettled(connection: Connection, limit: int) -> list[OpenPayment]:
+def unsettled(connection: Connection, after: int, limit: int) -> list[OpenPayment]:
     """Open payments that no transaction of ours has in flight: only the chain can say what became of them."""
-    query = select(payments).where(payments.c.state == "open", ~_in_flight()).order_by(payments.c.id).limit(limit)
+    query = (
+        select(payments)
+        .where(payments.c.id > after, payments.c.state == "open", ~_in_flight())
+        .order_by(payments.c.id)
+        .limit(limit)
+    )
     return [OpenPayment(row["id"], _payment(row).authorization) for row in connection.execute(query).mappings()]
 
 

@@ -1,0 +1,141 @@
+"""A node that says no, and every way in which nothing is known."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.harness import Chain
+from x402_gig.chain.rpc import Rpc
+from x402_gig.errors import ChainRefused, ChainUnavailable, GigError
+
+SECRET = "secret-token"
+OK = {"jsonrpc": "2.0", "id": 1}
+
+
+def body_of(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+@contextmanager
+def answering(status: int, body: bytes, delay_s: float = 0) -> Iterator[str]:
+    """The URL of a node that gives everybody this answer."""
+    released = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            released.wait(delay_s)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/{SECRET}"
+    finally:
+        released.set()
+        server.shutdown()
+        server.server_close()
+
+
+def call(url: str, method: str = "eth_blockNumber", *params: Any, timeout_s: float = 10) -> Any:
+    async def one() -> Any:
+        rpc = Rpc(url, timeout_s=timeout_s)
+        try:
+            return await rpc.call(method, *params)
+        finally:
+            await rpc.close()
+
+    return asyncio.run(one())
+
+
+def failure(url: str, **options: Any) -> GigError:
+    with pytest.raises(GigError) as caught:
+        call(url, **options)
+    assert SECRET not in repr(caught.value) + caught.value.detail
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+@pytest.mark.parametrize("result", ["0x10", None, [], {"a": 1}, False])
+def test_a_result_is_given_as_it_is(result: Any) -> None:
+    with answering(200, body_of(OK | {"result": result})) as url:
+        assert call(url) == result
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(200, b"", id="nothing"),
+        pytest.param(200, b"<html>Bad gateway</html>", id="not JSON"),
+        pytest.param(200, b"[]", id="a list"),
+        pytest.param(200, b'"0x10"', id="a string"),
+        pytest.param(200, b"null", id="null"),
+        pytest.param(200, body_of(OK), id="neither result nor error"),
+        pytest.param(200, body_of(OK | {"error": None}), id="an error that is none"),
+        pytest.param(200, b'{"result": ' + b"[" * 100_000, id="deep nesting"),
+        pytest.param(200, b"\xff\xfe", id="not UTF-8"),
+        pytest.param(429, body_of(OK | {"result": "0x10"}), id="too many requests"),
+        pytest.param(500, body_of(OK | {"result": "0x10"}), id="server error"),
+        pytest.param(401, body_of(OK | {"result": "0x10"}), id="unauthorized"),
+    ],
+)
+def test_without_a_proper_answer_nothing_is_known(status: int, body: bytes) -> None:
+    with answering(status, body) as url:
+        assert isinstance(failure(url), ChainUnavailable)
+
+
+def test_a_port_where_nobody_listens_is_unavailable() -> None:
+    assert isinstance(failure(f"http://127.0.0.1:1/{SECRET}"), ChainUnavailable)
+
+
+def test_a_node_that_takes_too_long_is_unavailable() -> None:
+    with answering(200, body_of(OK | {"result": "0x10"}), delay_s=30) as url:
+        assert isinstance(failure(url, timeout_s=0.1), ChainUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ({"code": -32000, "message": "nonce too low"}, ("eth_blockNumber: nonce too low", -32000, "")),
+        ({"code": 3, "message": "reverted", "data": "0x08c379a0"}, ("eth_blockNumber: reverted", 3, "0x08c379a0")),
+        ({"code": "3", "message": 5, "data": {}}, ("eth_blockNumber: 5", 0, "")),
+        ("no", ("eth_blockNumber: error", 0, "")),
+        ({"message": "x" * 500}, ("eth_blockNumber: " + "x" * 200, 0, "")),
+    ],
+)
+def test_an_error_of_the_nodes_is_a_refusal(error: Any, expected: tuple[str, int, str]) -> None:
+    with answering(200, body_of(OK | {"error": error})) as url:
+        refused = failure(url)
+    assert isinstance(refused, ChainRefused)
+    assert (refused.detail, refused.code, refused.data) == expected
+
+
+def test_a_real_node_refuses_what_it_does_not_know(chain: Chain) -> None:
+    with pytest.raises(ChainRefused) as refused:
+        call(chain.rpc_url, "eth_noSuchMethod")
+    assert refused.value.code == -32601
+
+
+def test_calls_are_counted_whatever_becomes_of_them() -> None:
+    async def two() -> int:
+        rpc = Rpc("http://127.0.0.1:1")
+        for _ in range(2):
+            with pytest.raises(ChainUnavailable):
+                await rpc.call("eth_chainId")
+        await rpc.close()
+        return rpc.calls
+
+    assert asyncio.run(two()) == 2
