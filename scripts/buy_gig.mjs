@@ -1,14 +1,15 @@
-// Buy a gig with the official SDK. BUYER_KEY=0x… node scripts/buy_gig.mjs http://127.0.0.1:4021
+// Buy a gig with the official SDK (`npm install @x402/fetch @x402/evm viem`):
 //
-// Needs `npm install @x402/fetch @x402/evm viem`. Without BUYER_KEY, and only on this machine, Foundry's first
-// account pays.
+//     node scripts/buy_gig.mjs http://127.0.0.1:4021
+//
+// BUYER_KEY holds the payer's key; without it, and only on this machine, Foundry's first account pays.
 import { ExactEvmScheme } from "@x402/evm";
 import { decodePaymentResponseHeader, wrapFetchWithPaymentFromConfig } from "@x402/fetch";
 import { privateKeyToAccount } from "viem/accounts";
 
 const url = process.argv[2] ?? "http://127.0.0.1:4021";
 const everybodysKey = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
-const key = process.env.BUYER_KEY || (url.includes("//127.0.0.1") && everybodysKey);
+const key = process.env.BUYER_KEY || (url.includes("//127.0.0.1:") && everybodysKey);
 if (!key) throw new Error("BUYER_KEY is not set");
 
 const terms = {

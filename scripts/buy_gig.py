@@ -1,7 +1,6 @@
-"""Buy a gig with the official SDK. BUYER_KEY=0x… python scripts/buy_gig.py http://127.0.0.1:4021
+"""Buy a gig with the official SDK (`pip install "x402[httpx,evm]"`): python scripts/buy_gig.py http://127.0.0.1:4021
 
-Needs `pip install "x402[httpx,evm]"`. Without BUYER_KEY, and only on this machine, Foundry's first account pays.
-"""
+BUYER_KEY holds the payer's key; without it, and only on this machine, Foundry's first account pays."""
 
 import asyncio
 import os
@@ -15,7 +14,7 @@ from x402.mechanisms.evm.exact import ExactEvmScheme
 
 URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:4021"
 EVERYBODYS_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
-KEY = os.environ.get("BUYER_KEY") or (EVERYBODYS_KEY if "//127.0.0.1" in URL else sys.exit("BUYER_KEY is not set"))
+KEY = os.environ.get("BUYER_KEY") or (EVERYBODYS_KEY if "//127.0.0.1:" in URL else sys.exit("BUYER_KEY is not set"))
 TERMS = {
     "chain": "base",
     "token_address": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",

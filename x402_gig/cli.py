@@ -4,16 +4,26 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from x402_gig.errors import CannotStart, GigError
+from x402_gig.buyer_terms import TermFlags, takes_terms
+from x402_gig.errors import CannotStart, GigError, OutcomeUnknown
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+    from x402_gig.buyer import Bought, Buyer, Payment
 
 app = typer.Typer(
     help="Sell gigs over x402: terms in, a 402 with the price in USDC, a signed payment, and the gig is live.",
@@ -27,6 +37,9 @@ AnvilPort = Annotated[int, typer.Option(help="Port of Anvil; a free one when it 
 BlockTime = Annotated[float | None, typer.Option(help="Seconds between blocks; without it each transaction gets one.")]
 ForkUrl = Annotated[str | None, typer.Option(help="Fork this chain (Base or Base Sepolia) with its real contracts.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ServerUrl = Annotated[str, typer.Argument(metavar="URL", help="The server, such as http://127.0.0.1:4021.")]
+MaxPrice = Annotated[str, typer.Option(metavar="USDC", help="Pay at most this, commission included.")]
+KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="The environment variable with the payer's private key.")]
 
 
 @app.command(epilog="Example: x402-gig dev --port 4021 --block-time 2")
@@ -67,6 +80,154 @@ def serve() -> None:
     from x402_gig import serving, settings
 
     _run(serving.serve(settings.load), logging.INFO)
+
+
+BUY_EXAMPLE = (
+    "Example: BUYER_KEY=0x… x402-gig buy http://127.0.0.1:4021 --type like "
+    "--url https://farcaster.xyz/dwr/0x1a2b3c4d --amount 10 --max-price 11"
+)
+SIGN_EXAMPLE = (
+    'Example: header="$(BUYER_KEY=0x… x402-gig sign http://127.0.0.1:4021 --terms gig.json --max-price 11)" '
+    '&& curl -i --max-time 90 http://127.0.0.1:4021/api/gigs/create/x402 -H "$header" --data-binary @gig.json'
+)
+
+
+@app.command(epilog=BUY_EXAMPLE)
+@takes_terms
+def buy(
+    server: ServerUrl,
+    max_price: MaxPrice,
+    flags: TermFlags,
+    key_env: KeyEnv = "BUYER_KEY",
+    wait_funded: Annotated[bool, typer.Option(help="Wait until the reward is in the gig's wallet.")] = True,
+    deadline: Annotated[int, typer.Option(min=1, help="Seconds to go on asking for an outcome.")] = 300,
+    as_json: Json = False,
+) -> None:
+    """Buy a gig. Exit code 0: bought; 1: refused, nothing charged; 2: wrong usage; 3: outcome unknown.
+
+    The terms come from --terms or from the flags under "Terms".
+    """
+    body = flags.body()
+    with _buyer(server, key_env, max_price) as buyer:
+        payment = _sign(buyer, body)
+        with err.status("Settling…"):
+            bought = _pay(buyer, payment, deadline)
+        _step("settled", bought.gig["payment"]["transaction"])
+        if wait_funded:
+            bought = _with_funding(buyer, bought)
+    if as_json:
+        print_json({"gig": bought.gig, "payment": bought.receipt, "price": bought.gig["total_amount"]})
+    else:
+        _print_gig(bought.gig)
+
+
+@app.command(epilog=SIGN_EXAMPLE)
+@takes_terms
+def sign(
+    server: ServerUrl,
+    max_price: MaxPrice,
+    flags: TermFlags,
+    key_env: KeyEnv = "BUYER_KEY",
+    v1: Annotated[bool, typer.Option("--v1", help="Sign for x402 version 1, as an X-PAYMENT header.")] = False,
+) -> None:
+    """Sign the payment of a gig and send nothing: the header goes to stdout, what it is good for to stderr.
+
+    The header pays for the very terms that were quoted, so keep them in a file: --terms.
+    """
+    body = flags.body()
+    with _buyer(server, key_env, max_price) as buyer:
+        payment = _sign(buyer, body, version=1 if v1 else 2)
+    _step("body", f"post exactly this, to {payment.url}:" if flags.terms is None else f"post {flags.terms} as it is")
+    if flags.terms is None:
+        err.print(body.decode(), markup=False, soft_wrap=True)
+    print(payment.header)
+
+
+@contextlib.contextmanager
+def _buyer(server: str, key_env: str, max_price: str) -> "Iterator[Buyer]":
+    """Someone to buy with; a refusal inside ends the command with exit code 1 and everything that is wrong."""
+    import httpx
+
+    from x402_gig.buyer import Buyer, Refused
+
+    account, limit_units = _account(key_env), _usdc_units(max_price)
+    try:
+        with httpx.Client() as http:
+            yield Buyer(http, server, account, limit_units, notify=lambda why: _step("waiting", why))
+    except Refused as exc:
+        _complain(f"Nothing was charged. {exc.detail}", exc.problems)
+        raise typer.Exit(1) from None
+
+
+def _account(key_env: str) -> "LocalAccount":
+    from eth_account import Account
+
+    key = os.environ.get(key_env)
+    if not key:
+        raise typer.BadParameter(f"the environment variable {key_env} is not set: it holds the payer's private key")
+    try:
+        account: LocalAccount = Account.from_key(key.strip())
+    except Exception:  # noqa: BLE001 - whatever the library says repeats the key
+        raise typer.BadParameter(f"{key_env} does not hold a private key (0x and 64 hex digits)") from None
+    return account
+
+
+def _usdc_units(usdc: str) -> int:
+    from x402_gig.gigs.pricing import USDC_DECIMALS, to_units
+
+    try:
+        return to_units(Decimal(usdc), USDC_DECIMALS)
+    except (ArithmeticError, ValueError):
+        raise typer.BadParameter("--max-price is a number of USDC, such as 11 or 11.5") from None
+
+
+def _sign(buyer: "Buyer", body: bytes, version: int = 2) -> "Payment":
+    from x402_gig.gigs.pricing import to_tokens
+
+    with err.status("Asking for the price…"):
+        quote = buyer.quote(body, version=version)
+    _step("price", f"{to_tokens(quote.price_units)} USDC on {quote.offer.network}, to {quote.offer.pay_to}")
+    payment = buyer.sign(quote)
+    _step("signed", f"by {payment.payer}, valid until {payment.valid_until:%Y-%m-%d %H:%M:%S} UTC")
+    return payment
+
+
+def _pay(buyer: "Buyer", payment: "Payment", deadline_s: int) -> "Bought":
+    # Whoever is told to stop here has a payment on its way, and must say so first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return buyer.pay(payment, deadline_s)
+    except (OutcomeUnknown, KeyboardInterrupt) as exc:
+        _complain(f"The outcome is not known: {exc.detail if isinstance(exc, OutcomeUnknown) else 'interrupted'}.")
+        err.print("The gig may be paid. Repeating the same payment tells, and never charges twice:\n")
+        err.print(payment.curl, markup=False, soft_wrap=True)
+        raise typer.Exit(3) from None
+
+
+def _with_funding(buyer: "Buyer", bought: "Bought") -> "Bought":
+    with err.status("Funding the gig's wallet…"):
+        funding = buyer.funding(bought.gig["gig_id"])
+    if funding is None:
+        _step("funding", "not on chain yet; the gig is live all the same")
+        return bought
+    _step("funded", funding["reward_transaction"])
+    return replace(bought, gig=bought.gig | {"funding": funding})
+
+
+def _print_gig(gig: dict[str, Any]) -> None:
+    print(f"Gig {gig['gig_id']} is {gig['status']}, from {gig['start_time']} to {gig['end_time']}")
+    print(f"  paid    {gig['total_amount']} USDC: {gig['gig_balance']} reward, {gig['platform_fee']} commission")
+    print(f"  wallet  {gig['gig_wallet_address']}", flush=True)
+
+
+def _step(name: str, text: str) -> None:
+    err.print(f"[green]{name:<8}[/] {escape(text)}", soft_wrap=True)
+
+
+def _complain(problem: str, details: Iterable[str] = ()) -> None:
+    err.print(problem, style="bold red", markup=False, soft_wrap=True)
+    for detail in details:
+        err.print(f"  • {detail}", markup=False, soft_wrap=True)
 
 
 def _run(main: Coroutine[Any, Any, None], level: int) -> None:
