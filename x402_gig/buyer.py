@@ -28,11 +28,21 @@ CREATE = "/api/gigs/create/x402"
 ANSWER_TIMEOUT_S = 90
 FUNDING_TIMEOUT_S = 60
 POLL_S = 0.3
-RETRY_S = 2
+RETRY_S = 1
 
 # USDC on these networks, by their version 2 and version 1 names, is all that this buyer pays with.
 _USDC = {name: preset.usdc.lower() for preset in NETWORKS.values() for name in (preset.caip2, preset.v1_name)}
-# Neither says what became of the payment; every other 4xx is the server's refusal.
+_GIG_FIELDS = {
+    "gig_id",
+    "status",
+    "start_time",
+    "end_time",
+    "gig_balance",
+    "platform_fee",
+    "total_amount",
+    "gig_wallet_address",
+}
+# None of them says what became of the payment; every other 4xx is the server's refusal.
 _UNDECIDED = (408, 425, 429)
 
 
@@ -78,6 +88,7 @@ class Payment:
     body: bytes
     header_name: str
     header_value: str
+    price_units: int
     payer: str
     valid_until: datetime
 
@@ -95,7 +106,7 @@ class Payment:
 
 @dataclass(frozen=True)
 class Bought:
-    """The server's answer, and the settlement response it came with (None if that cannot be read)."""
+    """The server's answer, and the settlement response that came with it (None if that cannot be read)."""
 
     gig: dict[str, Any]
     receipt: dict[str, Any] | None
@@ -161,7 +172,9 @@ class Buyer:
             raise Refused(f"Not signed: {exc}") from None
         [(name, value)] = self._sdk.encode_payment_signature_header(payload).items()
         valid_until = datetime.fromtimestamp(int(payload.payload["authorization"]["validBefore"]), UTC)
-        return Payment(self.url + CREATE, quote.body, name, value, self._account.address, valid_until)
+        return Payment(
+            self.url + CREATE, quote.body, name, value, quote.price_units, self._account.address, valid_until
+        )
 
     def pay(self, payment: Payment, deadline_s: float) -> Bought:
         """Post the payment, as often as it takes. Raises Refused, or OutcomeUnknown after `deadline_s`."""
@@ -192,7 +205,7 @@ class Buyer:
 
     def _bought(self, answer: httpx.Response) -> Bought:
         gig = _json_object(answer)
-        if "gig_id" not in gig:
+        if not _GIG_FIELDS <= gig.keys():
             raise _AskAgain("The answer is not a gig")
         try:
             receipt = self._sdk.get_payment_settle_response(answer.headers.get)

@@ -107,18 +107,20 @@ def buy(
 
     The terms come from --terms or from the flags under "Terms".
     """
+    from x402_gig.gigs.pricing import to_tokens
+
     body = flags.body()
     with _buyer(server, key_env, max_price) as buyer:
         payment = _sign(buyer, body)
         with err.status("Settling…"):
             bought = _pay(buyer, payment, deadline)
-        _step("settled", bought.gig["payment"]["transaction"])
+        _step("settled", (bought.receipt or {}).get("transaction", ""))
+        if not as_json:
+            _print_gig(bought.gig)
         if wait_funded:
             bought = _with_funding(buyer, bought)
     if as_json:
-        print_json({"gig": bought.gig, "payment": bought.receipt, "price": bought.gig["total_amount"]})
-    else:
-        _print_gig(bought.gig)
+        print_json({"gig": bought.gig, "payment": bought.receipt, "price": to_tokens(payment.price_units)})
 
 
 @app.command(epilog=SIGN_EXAMPLE)
@@ -205,7 +207,9 @@ def _pay(buyer: "Buyer", payment: "Payment", deadline_s: int) -> "Bought":
 
 
 def _with_funding(buyer: "Buyer", bought: "Bought") -> "Bought":
-    with err.status("Funding the gig's wallet…"):
+    funding = None
+    # The gig is bought: stopping now ends the waiting and nothing else.
+    with err.status("Funding the gig's wallet…"), contextlib.suppress(KeyboardInterrupt):
         funding = buyer.funding(bought.gig["gig_id"])
     if funding is None:
         _step("funding", "not on chain yet; the gig is live all the same")
@@ -250,7 +254,7 @@ def _run(main: Coroutine[Any, Any, None], level: int) -> None:
 async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:
     task = asyncio.ensure_future(main)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -1,12 +1,16 @@
 """JSON-RPC over web3's HTTP provider, with two failures: the node said no, or nothing is known."""
 
 import asyncio
+import sys
 from typing import Any
 
 from web3 import AsyncHTTPProvider
 from web3.types import RPCEndpoint
 
 from x402_gig.errors import ChainRefused, ChainUnavailable
+
+# Python's own, which web3's imports raise a hundredfold: an answer nested deeply enough would end the process.
+sys.setrecursionlimit(1000)
 
 
 class Rpc:

@@ -73,7 +73,7 @@ def read_payment(headers: dict[str, str]) -> Payment | None:
 def _parse(version: int, name: str, value: str) -> Payment:
     data = _decode(name, value)
     found = data.get("x402Version")
-    if found is not version or isinstance(found, bool):
+    if type(found) is not int or found != version:
         raise BadRequest(f"{name} carries x402Version {version}, this one says {str(found)[:20]}")
     try:
         return _payment_v2(data) if version == 2 else _payment_v1(data)

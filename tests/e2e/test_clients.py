@@ -1,0 +1,128 @@
+"""The clients that exist, as they were released: the scripts to copy, the SDKs of both languages, both versions."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from eth_account.signers.local import LocalAccount
+from x402 import SchemeRegistration, x402Client, x402ClientConfig, x402ClientSync
+from x402.http.clients import x402HttpxClient
+from x402.http.clients.httpx import PaymentError
+from x402.http.clients.requests import x402_requests
+from x402.mechanisms.evm.exact import ExactEvmScheme
+from x402.mechanisms.evm.signers import EthAccountSigner
+
+from tests.harness import CREATE, Dev, Json, decode, dev_server, gig_terms
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = {"python": [sys.executable, "scripts/buy_gig.py"], "node": ["node", "scripts/buy_gig.mjs"]}
+PURSE = 100_000_000
+
+
+def run(*command: str, key: str | None) -> str:
+    """What a buyer in a process of its own prints."""
+    env = {name: value for name, value in os.environ.items() if name != "BUYER_KEY"} | (
+        {"BUYER_KEY": key} if key else {}
+    )
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def key_of(buyer: LocalAccount) -> str:
+    return "0x" + bytes(buyer.key).hex()
+
+
+def config(buyer: LocalAccount, **options: Any) -> x402ClientConfig:
+    scheme = SchemeRegistration("eip155:8453", ExactEvmScheme(EthAccountSigner(buyer)))
+    return x402ClientConfig([scheme], **options)
+
+
+def paying(buyer: LocalAccount) -> x402ClientConfig:
+    return config(buyer, spend_controls={"max_amount_per_payment": "$11"})
+
+
+def assert_bought(dev: Dev, buyer: LocalAccount, gig: Json) -> None:
+    """Eleven USDC left the buyer, and ten are in the gig's wallet."""
+    assert dev.funded(gig["gig_id"])["payment"]["payer"] == buyer.address.lower()
+    assert dev.usdc(buyer.address) == PURSE - 11_000_000
+    assert dev.usdc(gig["gig_wallet_address"]) == 10_000_000
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_scripts_to_copy_buy_a_gig(dev: Dev, script: str) -> None:
+    buyer = dev.buyer(PURSE)
+    answer, settlement = run(*SCRIPTS[script], dev.url, key=key_of(buyer)).split("\n", 1)
+    assert answer.startswith("200 ")
+    gig = json.loads(answer.removeprefix("200 "))
+    assert gig["payment"]["transaction"] in settlement
+    assert_bought(dev, buyer, gig)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_scripts_need_no_key_on_a_development_chain(dev: Dev, script: str) -> None:
+    payer = dev.buyers[0]["address"]
+    before = dev.usdc(payer)
+    run(*SCRIPTS[script], dev.url, key=None)
+    assert before - dev.usdc(payer) == 11_000_000
+
+
+async def buy_with_httpx(dev: Dev, options: x402ClientConfig) -> httpx.Response:
+    async with x402HttpxClient(x402Client.from_config(options), base_url=dev.url, timeout=90) as http:
+        return await http.post(CREATE, json=gig_terms())
+
+
+def test_the_python_sdk_with_httpx(dev: Dev) -> None:
+    buyer = dev.buyer(PURSE)
+    answer = asyncio.run(buy_with_httpx(dev, paying(buyer)))
+    assert answer.status_code == 200, answer.text
+    assert decode(answer.headers["PAYMENT-RESPONSE"])["payer"] == buyer.address.lower()
+    assert_bought(dev, buyer, answer.json())
+
+
+def test_the_python_sdk_refuses_eleven_dollars_until_its_limit_is_raised(dev: Dev) -> None:
+    buyer = dev.buyer(PURSE)
+    with pytest.raises(PaymentError, match="max_amount_per_payment"):
+        asyncio.run(buy_with_httpx(dev, config(buyer)))
+    assert dev.usdc(buyer.address) == PURSE
+
+
+def test_the_python_sdk_with_requests(dev: Dev) -> None:
+    buyer = dev.buyer(PURSE)
+    with x402_requests(x402ClientSync.from_config(paying(buyer))) as session:
+        answer = session.post(dev.url + CREATE, json=gig_terms(), timeout=90)
+    assert answer.status_code == 200, answer.text
+    assert_bought(dev, buyer, answer.json())
+
+
+def test_the_version_1_client(dev: Dev) -> None:
+    buyer = dev.buyer(PURSE)
+    bought = json.loads(
+        run("node", "tests/e2e/buy_v1.mjs", dev.url + CREATE, json.dumps(gig_terms()), key=key_of(buyer))
+    )
+    assert (bought["receipt"]["success"], bought["receipt"]["network"]) == (True, "base")
+    assert_bought(dev, buyer, bought["gig"])
+
+
+def test_ten_buyers_at_once_each_get_their_own_gig() -> None:
+    with dev_server() as dev:
+        buyers = [dev.buyer(PURSE) for _ in range(10)]
+
+        async def crowd() -> list[httpx.Response]:
+            return await asyncio.gather(*(buy_with_httpx(dev, paying(buyer)) for buyer in buyers))
+
+        answers = asyncio.run(crowd())
+
+        assert [answer.status_code for answer in answers] == [200] * 10
+        gigs = [answer.json() for answer in answers]
+        assert len({gig["gig_id"] for gig in gigs}) == len({gig["gig_wallet_address"] for gig in gigs}) == 10
+        for buyer, gig in zip(buyers, gigs, strict=True):
+            assert_bought(dev, buyer, gig)
+        assert dev.usdc(dev.intake) == 0
+        assert dev.usdc(dev.commission) == 10_000_000
