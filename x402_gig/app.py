@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -23,7 +23,7 @@ from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Limits
 from x402_gig.payments.checkout import Checkout, Facilitator
-from x402_gig.payments.order import Network, Product, Seller
+from x402_gig.payments.order import Product, Seller
 from x402_gig.settings import Settings
 from x402_gig.settlement import preflight
 from x402_gig.settlement.claims import Claims
@@ -58,17 +58,45 @@ class Server:
     ledger: Ledger
     node: Node
     seller: Seller
+    shop: GigShop
     settling: Settling
     watcher: Watcher
     relayers: list[Relayer]
+    claims: Claims
     funding: Funding
-    dispatcher: Dispatcher
     reconciler: Reconciler
-    checkout: Checkout
-    shop: GigShop
-    client: FacilitatorClient | None
+    client: FacilitatorClient | None = field(init=False, default=None)
+    checkout: Checkout = field(init=False)
+    dispatcher: Dispatcher = field(init=False)
     _readiness: Readiness = field(default_factory=lambda: Readiness({}, {}), init=False)
     _readiness_until: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        facilitator: Facilitator
+        queue: LocalFacilitator | None = None
+        if self.settings.facilitator == "local":
+            facilitator = queue = LocalFacilitator(self.node, self.ledger, self.settling, self.claims)
+        else:
+            self.client = FacilitatorClient(
+                self.settings.facilitator, self.settings.facilitator_token.get_secret_value()
+            )
+            facilitator = RemoteFacilitator(
+                self.client, self.seller, self.node, self.ledger, self.settling, self.claims, self.watcher.wake
+            )
+        self.dispatcher = Dispatcher(self.relayers, queue, self.funding)
+        if queue is not None:
+            queue.wake = self.dispatcher.wake
+        self.checkout = Checkout(
+            seller=self.seller,
+            book=PaymentBook(self.ledger),
+            facilitator=facilitator,
+            prover=self.node,
+            hold_s=self.settings.max_timeout_s + BLOCKS_HELD_S,
+        )
+
+    def fund_soon(self) -> None:
+        self.funding.due()
+        self.dispatcher.wake()
 
     @property
     def app(self) -> ASGIApp:
@@ -142,80 +170,62 @@ class Server:
         return Readiness(problems, {"funding": self.funding.problem} if self.funding.problem else {})
 
 
-def build(settings: Settings, extra_products: tuple[Product, ...] = ()) -> Server:
+def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     """Wire everything; nothing is contacted yet but the database."""
     preset = settings.preset
     wallets = Wallets(settings.mnemonic, settings.wallet_account)
+    intake = wallets.intake.address
     token = Token(preset.usdc.lower(), preset.usdc_name, preset.usdc_version, preset.chain_id)
-    seller = Seller(
-        network=Network(preset.chain_id, preset.v1_name),
-        asset=preset.usdc,
-        asset_name=preset.usdc_name,
-        asset_version=preset.usdc_version,
-        pay_to=wallets.intake.address,
-        max_timeout_s=settings.max_timeout_s,
-    )
+    node = Node(Rpc(settings.rpc_url.get_secret_value()), token)
     limits = Limits(settings.minimum_reward, settings.maximum_reward, token.address, preset.v1_name)
     shop = GigShop(limits, settings.commission_bps, preset.chain_id)
-    node = Node(Rpc(settings.rpc_url.get_secret_value()), token)
+    shelves = _shelves([shop, *extra_products], wallets)
     ledger = Ledger(settings.database_url.get_secret_value())
-
-    def open_book(connection: Connection) -> GigShelf:
-        return GigShelf(connection, wallets.gig_address, wallets.reward_nonce)
-
-    products: list[Product] = [shop, *extra_products]
-    shelves = Shop({product.name: product for product in products}, open_book)
-    settling = Settling(ledger, shelves, intake=wallets.intake.address, asset=token.address)
-    watcher = Watcher(node, ledger, settling, intake=wallets.intake.address, confirmations=settings.confirmations)
-    claims = Claims(ledger, shelves, settling, watcher)
+    settling = Settling(ledger, shelves, intake=intake, asset=token.address)
+    watcher = Watcher(node, ledger, settling, intake=intake, confirmations=settings.confirmations)
     relayers = [
         Relayer(wallets.relayer(index), node, ledger, settling, watcher, settings.confirmations)
         for index in range(settings.relayers)
     ]
-    funding = Funding(ledger, node, wallets, settings.commission_address)
-    facilitator: Facilitator
-    client = None
-    if settings.facilitator == "local":
-        facilitator = local = LocalFacilitator(node, ledger, settling, claims)
-        dispatcher = Dispatcher(relayers, local, funding)
-        local.wake = dispatcher.wake
-    else:
-        client = FacilitatorClient(settings.facilitator, settings.facilitator_token.get_secret_value())
-        facilitator = RemoteFacilitator(client, seller, node, ledger, settling, claims, watcher.wake)
-        dispatcher = Dispatcher(relayers, None, funding)
-
-    def funding_due() -> None:
-        funding.due()
-        dispatcher.wake()
-
-    settling.funding_due = funding_due
-    checkout = Checkout(
-        seller=seller,
-        book=PaymentBook(ledger),
-        facilitator=facilitator,
-        prover=node,
-        hold_s=settings.max_timeout_s + BLOCKS_HELD_S,
-    )
-    return Server(
+    server = Server(
         settings=settings,
         wallets=wallets,
         ledger=ledger,
         node=node,
-        seller=seller,
+        seller=_seller(settings, intake),
+        shop=shop,
         settling=settling,
         watcher=watcher,
         relayers=relayers,
-        funding=funding,
-        dispatcher=dispatcher,
+        claims=Claims(ledger, shelves, settling, watcher),
+        funding=Funding(ledger, node, wallets, settings.commission_address),
         reconciler=Reconciler(node, ledger, settling, watcher),
-        checkout=checkout,
-        shop=shop,
-        client=client,
+    )
+    settling.funding_due = server.fund_soon
+    return server
+
+
+def _seller(settings: Settings, intake: str) -> Seller:
+    preset = settings.preset
+    return Seller(
+        network=preset,
+        asset=preset.usdc,
+        asset_name=preset.usdc_name,
+        asset_version=preset.usdc_version,
+        pay_to=intake,
+        max_timeout_s=settings.max_timeout_s,
     )
 
 
+def _shelves(products: Sequence[Product], wallets: Wallets) -> Shop:
+    def open_book(connection: Connection) -> GigShelf:
+        return GigShelf(connection, wallets.gig_address, wallets.reward_nonce)
+
+    return Shop({product.name: product for product in products}, open_book)
+
+
 @asynccontextmanager
-async def open_server(settings: Settings, extra_products: tuple[Product, ...] = ()) -> AsyncIterator[Server]:
+async def open_server(settings: Settings, extra_products: Sequence[Product] = ()) -> AsyncIterator[Server]:
     """A prepared server at work. Raises CannotStart or Unavailable."""
     async with AsyncExitStack() as stack:
         server = build(settings, extra_products)

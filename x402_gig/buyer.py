@@ -42,7 +42,7 @@ _GIG_FIELDS = {
     "total_amount",
     "gig_wallet_address",
 }
-# None of them says what became of the payment; every other 4xx is the server's refusal.
+# These say "later", not "no".
 _UNDECIDED = (408, 425, 429)
 
 
@@ -179,34 +179,34 @@ class Buyer:
     def pay(self, payment: Payment, deadline_s: float) -> Bought:
         """Post the payment, as often as it takes. Raises Refused, or OutcomeUnknown after `deadline_s`."""
         deadline = time.monotonic() + deadline_s
-        why = "The server was not asked"
+        why = ""
         while (left_s := deadline - time.monotonic()) > 0:
             try:
-                return self._ask(payment, min(left_s, ANSWER_TIMEOUT_S))
-            except _AskAgain as again:
-                why = str(again)
+                return self._ask(payment, min(left_s, ANSWER_TIMEOUT_S), again=bool(why))
+            except _AskAgain as exc:
+                why = str(exc)
                 self._notify(why)
-                time.sleep(max(0.0, min(again.delay_s, deadline - time.monotonic())))
+                time.sleep(max(0.0, min(exc.delay_s, deadline - time.monotonic())))
         raise OutcomeUnknown(why)
 
-    def _ask(self, payment: Payment, timeout_s: float) -> Bought:
+    def _ask(self, payment: Payment, timeout_s: float, *, again: bool) -> Bought:
         try:
             answer = self._post(payment.body, {payment.header_name: payment.header_value}, timeout_s)
         except httpx.HTTPError as exc:
-            raise _AskAgain(f"No answer ({type(exc).__name__})") from None
+            raise _AskAgain(f"no answer ({type(exc).__name__})") from None
         if answer.status_code == 200:
             return self._bought(answer)
         if answer.status_code == 409:
             # The money may have moved for this very signature, so it is no refusal; asking again changes nothing.
-            raise OutcomeUnknown(_said(answer))
-        if 400 <= answer.status_code < 500 and answer.status_code not in _UNDECIDED:
+            raise OutcomeUnknown(f"the server says {_said(answer)}")
+        if _refuses(answer.status_code, again=again):
             raise _refusal(answer)
-        raise _AskAgain(f"The outcome is not known yet: {_said(answer)}", _retry_after_s(answer))
+        raise _AskAgain(f"the server says {_said(answer)}", _retry_after_s(answer))
 
     def _bought(self, answer: httpx.Response) -> Bought:
         gig = _json_object(answer)
-        if not _GIG_FIELDS <= gig.keys():
-            raise _AskAgain("The answer is not a gig")
+        if not gig.keys() >= _GIG_FIELDS:
+            raise _AskAgain("the answer is not a gig")
         try:
             receipt = self._sdk.get_payment_settle_response(answer.headers.get)
         except ValueError:
@@ -235,6 +235,11 @@ class Buyer:
     ) -> httpx.Response:
         headers = {"Content-Type": "application/json", **(headers or {})}
         return self._http.post(self.url + CREATE, content=body, headers=headers, timeout=timeout_s)
+
+
+def _refuses(status: int, *, again: bool) -> bool:
+    """Was nothing charged? When the payment may have arrived before, a proxy's 4xx does not say; the server's does."""
+    return status in (400, 402) if again else 400 <= status < 500 and status not in _UNDECIDED
 
 
 def _is_usdc(offer: PaymentRequirements | PaymentRequirementsV1) -> bool:

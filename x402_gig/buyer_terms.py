@@ -18,7 +18,7 @@ def _flag(name: str, text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TermFlags:
-    """Every field but `terms` is one of the create call's and goes there as it was typed: the server knows the rules."""
+    """Every field but `terms` is the create call's and goes there as it was typed: the server knows the rules."""
 
     terms: Annotated[Path | None, _flag("--terms", "All terms as a JSON file, instead of the flags below.")] = None
     gig_type: Annotated[

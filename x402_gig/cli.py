@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -31,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+T = TypeVar("T")
 err = Console(stderr=True, highlight=False)
 
 AnvilPort = Annotated[int, typer.Option(help="Port of Anvil; a free one when it is taken.")]
@@ -80,6 +81,15 @@ def serve() -> None:
     from x402_gig import serving, settings
 
     _run(serving.serve(settings.load), logging.INFO)
+
+
+@app.command(epilog="Example: x402-gig demo --json")
+def demo(as_json: Json = False) -> None:
+    """Watch it work: a chain, a server, ten gigs bought by real clients. Exit code 0 when every balance adds up."""
+    from x402_gig import demo as shown
+
+    if not _run(shown.demo(as_json=as_json), logging.WARNING):
+        raise typer.Exit(1)
 
 
 BUY_EXAMPLE = (
@@ -234,30 +244,40 @@ def _complain(problem: str, details: Iterable[str] = ()) -> None:
         err.print(f"  • {detail}", markup=False, soft_wrap=True)
 
 
-def _run(main: Coroutine[Any, Any, None], level: int) -> None:
-    """Run to the end, or to Ctrl-C or SIGTERM; problems are listed and the exit code is 1."""
+def _run(main: Coroutine[Any, Any, T], level: int) -> T | None:
+    """Run to the end; None after Ctrl-C or SIGTERM. Problems are listed and the exit code is 1."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     for chatty in ("httpx", "alembic", "web3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
-        asyncio.run(_until_signalled(main))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_until_signalled(main))
     except CannotStart as exc:
-        err.print("[bold red]Cannot start:[/]")
-        for problem in exc.problems:
-            err.print(f"  • {problem}", markup=False)
+        _complain("Cannot start:", exc.problems)
         raise typer.Exit(1) from None
     except GigError as exc:
-        err.print(f"Error: {exc.detail}", style="bold red", markup=False)
+        _complain(f"Error: {exc.detail}")
         raise typer.Exit(1) from None
 
 
-async def _until_signalled(main: Coroutine[Any, Any, None]) -> None:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists (not on Windows)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _until_signalled(main: Coroutine[Any, Any, T]) -> T | None:
     task = asyncio.ensure_future(main)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
 
 
 def print_json(document: Any) -> None:

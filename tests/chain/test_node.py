@@ -140,10 +140,13 @@ def test_a_returned_megabyte_is_cut(ask: Asked) -> None:
 def test_a_simulation_of_the_past_sees_the_past(ask: Asked, chain: Chain) -> None:
     paid = payment(chain.buyer())
     number = int(broadcast(chain, paid)["blockNumber"], 16)
-    used = eip3009.authorization_state_call(paid.authorization.payer, paid.authorization.nonce)
-    states = [ask(lambda n, at=at: n.simulate([Call(TOKEN.address, 50_000, used)], hex(at)))[1][0].number
-              for at in (number - 1, number)]  # fmt: skip
-    assert states == [0, 1]
+    state = eip3009.authorization_state_call(paid.authorization.payer, paid.authorization.nonce)
+    calls = [Call(TOKEN.address, 50_000, state)]
+
+    _, [before] = ask(lambda node: node.simulate(calls, hex(number - 1)))
+    _, [after] = ask(lambda node: node.simulate(calls, hex(number)))
+
+    assert (before.number, after.number) == (0, 1)
 
 
 # Whose signature is it?
@@ -241,9 +244,10 @@ def test_busy_blocks_are_those_with_money_in_or_out(ask: Asked, chain: Chain) ->
     first = block_of(ask, broadcast(chain, payment(buyer, requirements(payTo=to))))
     chain.rpc("anvil_mine", "0x3")
     second = block_of(ask, broadcast(chain, payment(buyer, requirements(payTo=to))))
-    for account in (to, buyer.address.lower()):
-        busy = ask(lambda node, a=account: node.busy_blocks(first.number, second.number, a))
-        assert busy == [first.number, second.number]
+
+    both = [first.number, second.number]
+    assert ask(lambda node: node.busy_blocks(first.number, second.number, to)) == both
+    assert ask(lambda node: node.busy_blocks(first.number, second.number, buyer.address.lower())) == both
     assert ask(lambda node: node.busy_blocks(first.number + 1, second.number - 1, to)) == []
 
 

@@ -11,6 +11,7 @@ from tests.chain.conftest import TOKEN, Asked
 from tests.chain.payments import payment, requirements, signed_by
 from tests.harness import Chain
 from x402_gig.chain import eip3009
+from x402_gig.chain.node import Node
 from x402_gig.payments.outcome import Rejected
 from x402_gig.payments.payment import Payment
 from x402_gig.settlement.simulation import Again, Lane, NeedsContractLane, Passes, Used, Verdict, lane_of, simulate
@@ -121,8 +122,8 @@ def test_a_contract_wallet_pays(ask: Asked, chain: Chain) -> None:
 
 
 def ask_lane(ask: Asked, paid: Payment) -> Lane:
-    async def lane(node: object) -> Lane:
-        return lane_of(node, paid)  # type: ignore[arg-type]
+    async def lane(node: Node) -> Lane:
+        return lane_of(node, paid)
 
     return ask(lane)
 

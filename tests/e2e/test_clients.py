@@ -12,13 +12,12 @@ import httpx
 import pytest
 from eth_account.signers.local import LocalAccount
 from x402 import SchemeRegistration, x402Client, x402ClientConfig, x402ClientSync
-from x402.http.clients import x402HttpxClient
-from x402.http.clients.httpx import PaymentError
+from x402.http.clients.httpx import PaymentError, x402HttpxClient
 from x402.http.clients.requests import x402_requests
 from x402.mechanisms.evm.exact import ExactEvmScheme
 from x402.mechanisms.evm.signers import EthAccountSigner
 
-from tests.harness import CREATE, Dev, Json, decode, dev_server, gig_terms
+from tests.harness import CREATE, Dev, Json, decode, dev_server, gig_terms, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {"python": [sys.executable, "scripts/buy_gig.py"], "node": ["node", "scripts/buy_gig.mjs"]}
@@ -73,9 +72,11 @@ def test_the_scripts_need_no_key_on_a_development_chain(dev: Dev, script: str) -
     assert before - dev.usdc(payer) == 11_000_000
 
 
-async def buy_with_httpx(dev: Dev, options: x402ClientConfig) -> httpx.Response:
-    async with x402HttpxClient(x402Client.from_config(options), base_url=dev.url, timeout=90) as http:
-        return await http.post(CREATE, json=gig_terms())
+async def buy_with_httpx(
+    dev: Dev, options: x402ClientConfig, terms: Json | None = None, timeout_s: float = 90
+) -> httpx.Response:
+    async with x402HttpxClient(x402Client.from_config(options), base_url=dev.url, timeout=timeout_s) as http:
+        return await http.post(CREATE, json=terms or gig_terms())
 
 
 def test_the_python_sdk_with_httpx(dev: Dev) -> None:
@@ -91,6 +92,23 @@ def test_the_python_sdk_refuses_eleven_dollars_until_its_limit_is_raised(dev: De
     with pytest.raises(PaymentError, match="max_amount_per_payment"):
         asyncio.run(buy_with_httpx(dev, config(buyer)))
     assert dev.usdc(buyer.address) == PURSE
+
+
+def test_an_impatient_sdk_that_signs_anew_is_charged_once() -> None:
+    with dev_server() as dev:
+        buyer, terms = dev.buyer(PURSE), gig_terms()
+        dev.rpc("evm_setAutomine", False)
+        # A time-out after the payment was sent looks like any other failure of the SDK's.
+        with pytest.raises(PaymentError, match="Failed to handle payment"):
+            asyncio.run(buy_with_httpx(dev, paying(buyer), terms, timeout_s=1))
+        until(lambda: int(dev.rpc("txpool_status")["pending"], 16))
+        dev.rpc("evm_setAutomine", True)
+        dev.rpc("evm_mine")
+
+        answer = asyncio.run(buy_with_httpx(dev, paying(buyer), terms))
+
+        assert answer.status_code == 200, answer.text
+        assert_bought(dev, buyer, answer.json())
 
 
 def test_the_python_sdk_with_requests(dev: Dev) -> None:

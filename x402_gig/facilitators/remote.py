@@ -24,6 +24,7 @@ from x402_gig.errors import (
     FacilitatorUnavailable,
     GigError,
     PaymentConflict,
+    Unavailable,
 )
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order, Seller
@@ -183,16 +184,16 @@ class RemoteFacilitator:
         task.add_done_callback(self._tasks.discard)
 
     async def _write_down(self, wanted: Reservation) -> int | Outcome:
-        outcome = await self._check(wanted)
-        if outcome is None:
-            ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted]))
-            if payment_id := ids.get(wanted.key):
-                self._spawn(self._ask_to_settle(payment_id, wanted.payment))
-                return payment_id
-        # Written down by another process, or refused because an earlier request has it settled right now?
+        if outcome := await self._check(wanted):
+            return outcome
+        ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted]))
+        if payment_id := ids.get(wanted.key):
+            self._spawn(self._ask_to_settle(payment_id, wanted.payment))
+            return payment_id
+        # An earlier request or another process has written it down.
         known = await self._ledger.read(lambda c: payments.find(c, wanted.key))
         if known is None:
-            return outcome or Unknown(STILL_SETTLING)
+            raise Unavailable("The payment could not be written down")
         if known.fingerprint != wanted.order.fingerprint:
             raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
         return known.payment_id

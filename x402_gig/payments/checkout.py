@@ -111,8 +111,12 @@ class Checkout:
         _refuse_broken_terms(order)
         if refusal := check_terms(payment, self.seller, order.price_units, int(self._clock())):
             return refusal
-        inherited = await self._inherit(key, payment, order)
-        return inherited or await self._hold(self._facilitator.settle(key, payment, order))
+        outcome = await self._inherit(key, payment, order)
+        outcome = outcome or await self._hold(self._facilitator.settle(key, payment, order))
+        if isinstance(outcome, Rejected) and (known := await self._book.find_payment(key)):
+            # Refused because another request with it came first: that one's outcome counts.
+            return await self._again(known, key, payment, order)
+        return outcome
 
     async def _again(self, known: Known, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
         if payment.signature != known.signature and not await self._proven(payment):

@@ -4,6 +4,7 @@ What does not parse is BadRequest here; what parses but is not the payment we wa
 """
 
 import base64
+import json
 import re
 from typing import Annotated, Any
 
@@ -74,7 +75,8 @@ def _parse(version: int, name: str, value: str) -> Payment:
     data = _decode(name, value)
     found = data.get("x402Version")
     if type(found) is not int or found != version:
-        raise BadRequest(f"{name} carries x402Version {version}, this one says {str(found)[:20]}")
+        said = json.dumps(found, default=str)[:20]  # escapes what could not be sent back
+        raise BadRequest(f"{name} carries x402Version {version}, this one says {said}")
     try:
         return _payment_v2(data) if version == 2 else _payment_v1(data)
     except ValidationError as exc:

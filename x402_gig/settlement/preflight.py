@@ -77,13 +77,11 @@ async def _deploy(node: Node, payer: Wallet) -> bytes:
     }
     log.info("deploying the batcher at %s", batcher.address())
     await node.send(sign_transaction(payer.key, fields))
-    try:
-        async with asyncio.timeout(DEPLOY_TIMEOUT_S):
-            while not (code := await node.code(batcher.address())):
-                await asyncio.sleep(0.5)
-    except TimeoutError:
-        raise CannotStart(["The batcher's deployment was not mined in time: start again"]) from None
-    return code
+    for _ in range(DEPLOY_TIMEOUT_S):
+        if code := await node.code(batcher.address()):
+            return code
+        await asyncio.sleep(1)
+    raise CannotStart(["The batcher's deployment was not mined in time: start again"])
 
 
 async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:

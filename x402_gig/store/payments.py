@@ -105,9 +105,15 @@ def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payme
 
 
 def write_down(connection: Connection, ordered: Sequence[Reservation]) -> dict[PaymentKey, int]:
-    """Insert the payments that are not in the ledger yet; their ids."""
+    """Insert the payments that are not in the ledger yet, nor other names of one that is; their ids."""
     now = int(time.time())
-    statement = insert_ignore(connection, payments, [_new_row(r, now) for r in ordered])
+    names = [aliases.c[name] for name in PaymentKey._fields]
+    query = select(*names).where(tuple_(*names).in_([r.key for r in ordered]))
+    inherited = {_key(row) for row in connection.execute(query).mappings()}
+    new = [_new_row(r, now) for r in ordered if r.key not in inherited]
+    if not new:
+        return {}
+    statement = insert_ignore(connection, payments, new)
     rows = connection.execute(statement.returning(*_key_columns(), payments.c.id))
     return _ids_by_key(rows)
 
@@ -220,6 +226,8 @@ def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, no
 
 
 def take_abandoned(connection: Connection, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
+    if find(connection, key) is not None:  # another request with this payment came first
+        return False
     taken = update(payments).where(payments.c.id == payment_id, payments.c.abandoned == 1).values(abandoned=0)
     if connection.execute(taken).rowcount == 0:
         return False
