@@ -151,7 +151,9 @@ def sign(account: LocalAccount, requirements: Json, message: Json) -> str:
             "chainId": int(requirements["network"].split(":")[1]),
             "verifyingContract": requirements["asset"],
         },
-        message_types={"TransferWithAuthorization": [{"name": n, "type": t} for n, t in zip(names, types, strict=True)]},
+        message_types={
+            "TransferWithAuthorization": [{"name": n, "type": t} for n, t in zip(names, types, strict=True)],
+        },
         message_data={
             **message,
             **{name: int(message[name]) for name in ("value", "validAfter", "validBefore")},

@@ -20,7 +20,7 @@ from x402.mechanisms.evm.signers import EthAccountSigner
 from x402.schemas import NoMatchingRequirementsError, PaymentRequired, PaymentRequirements
 from x402.schemas.v1 import PaymentRequiredV1, PaymentRequirementsV1
 
-from x402_gig.errors import GigError, OutcomeUnknown
+from x402_gig.errors import OutcomeUnknown, Refused
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.settings import NETWORKS
 
@@ -44,16 +44,6 @@ _GIG_FIELDS = {
 }
 # These say "later", not "no".
 _UNDECIDED = (408, 425, 429)
-
-
-class Refused(GigError):
-    """Nothing was charged. `problems` lists what is wrong, where there is more to say than `detail`."""
-
-    reason = "refused"
-
-    def __init__(self, detail: str, problems: tuple[str, ...] = ()) -> None:
-        super().__init__(detail)
-        self.problems = problems
 
 
 class _AskAgain(Exception):

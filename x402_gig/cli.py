@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from x402_gig.buyer_terms import TermFlags, takes_terms
-from x402_gig.errors import CannotStart, GigError, OutcomeUnknown
+from x402_gig.errors import CannotStart, GigError, OutcomeUnknown, Refused
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -160,7 +160,7 @@ def _buyer(server: str, key_env: str, max_price: str) -> "Iterator[Buyer]":
     """Someone to buy with; a refusal inside ends the command with exit code 1 and everything that is wrong."""
     import httpx
 
-    from x402_gig.buyer import Buyer, Refused
+    from x402_gig.buyer import Buyer
 
     account, limit_units = _account(key_env), _usdc_units(max_price)
     try:

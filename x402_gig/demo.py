@@ -16,15 +16,14 @@ from x402.mechanisms.evm.exact.register import register_exact_evm_client
 from x402.mechanisms.evm.signers import EthAccountSigner
 
 from x402_gig.app import Server
+from x402_gig.buyer import ANSWER_TIMEOUT_S, CREATE
 from x402_gig.devnet.anvil import DevnetOptions, buyers
 from x402_gig.devnet.run import Ready, open_dev
 from x402_gig.errors import CannotStart, GigError
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.settings import NETWORKS
 
-CREATE = "/api/gigs/create/x402"
 FUNDING_TIMEOUT_S = 30
-BUYER_TIMEOUT_S = 90
 TOKEN = "0x4200000000000000000000000000000000000006"  # noqa: S105 - WETH on Base, as an example
 
 CAST = "https://farcaster.xyz/dwr/0x1a2b3c4d"
@@ -210,7 +209,7 @@ async def demo(*, as_json: bool) -> bool:
     console.print("Starting Anvil and the server …")
     async with open_dev(DevnetOptions(port=0)) as (ready, server):
         console.print(f"chain {ready.rpc_url}, server {ready.url}, payer {ready.buyers[0].address}")
-        async with httpx.AsyncClient(base_url=ready.url, timeout=BUYER_TIMEOUT_S) as http:
+        async with httpx.AsyncClient(base_url=ready.url, timeout=ANSWER_TIMEOUT_S) as http:
             shop = Demo(ready, server, http, console)
             bought = [await shop.buy(gig_type, "x402 SDK, version 2", _pay_v2) for gig_type in TERMS]
             bought.append(await shop.buy("like", "x402 SDK, version 1 header", _pay_v1))

@@ -11,6 +11,7 @@
     │   ├── ChainUnavailable    the node did not answer, or answered with garbage
     │   └── FacilitatorUnavailable
     ├── ChainRefused            the node answered with a JSON-RPC error
+    ├── Refused                 a purchase of ours was refused and nothing was charged
     └── CannotStart             the settings, the chain or the ledger are not what they must be
 
 An error has a machine-readable `reason` and a `detail` for people. Neither ever holds a seed, a key, an
@@ -78,6 +79,16 @@ class ChainRefused(GigError):
         super().__init__(detail)
         self.code = code
         self.data = data
+
+
+class Refused(GigError):
+    """`problems` lists what is wrong, where there is more to say than `detail`."""
+
+    reason = "refused"
+
+    def __init__(self, detail: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(detail)
+        self.problems = list(problems)
 
 
 class CannotStart(GigError):

@@ -11,7 +11,7 @@ from eth_account.signers.local import LocalAccount
 
 from tests.harness import CREATE, Dev, Json, authorization, decode, encode, gig_terms, payload_v2, payment_header, sign
 
-GIG_TYPES = {
+GIG_TYPES: dict[str, Json] = {
     "mention": {"keyword": "usdc", "url": None},
     "like": {},
     "recast": {},

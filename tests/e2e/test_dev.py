@@ -40,7 +40,7 @@ def test_the_curl_line_it_prints_works_when_pasted() -> None:
     command = [sys.executable, "-m", "x402_gig", "dev", "--port", "0", "--anvil-port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "80"}) as process:
         assert process.stdout is not None
-        lines = []
+        lines: list[str] = []
         while not (line := process.stdout.readline()).startswith("ready http://127.0.0.1:"):
             assert line, lines
             lines.append(line)

@@ -12,7 +12,7 @@ import pytest
 from eth_account import Account
 
 from tests.e2e.facilitator_service import official_facilitator
-from tests.e2e.odd_facilitator import STRANGER, OddFacilitator, Reply, reply, settled, transaction_of
+from tests.e2e.odd_facilitator import STRANGER, OddFacilitator, Reply, reply, settled, transaction_of, valid
 from tests.harness import (
     CREATE,
     Chain,
@@ -249,23 +249,20 @@ def test_the_facilitator_gets_our_requirements_and_no_claim_of_the_clients(shop:
 # Starting.
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        [],
-        [{"x402Version": 2, "scheme": "exact", "network": "eip155:84532"}],
-        [{"x402Version": 1, "scheme": "exact", "network": "base"}],
-        [{"x402Version": 2, "scheme": "upto", "network": "eip155:8453"}],
-    ],
-)
-def test_serve_does_not_start_with_a_facilitator_that_cannot_settle_for_it(chain: Chain, kinds: list[Json]) -> None:
+@pytest.mark.parametrize("offered", [{"network": "eip155:84532"}, {"x402Version": 1}])
+def test_serve_does_not_start_with_a_facilitator_that_cannot_settle_for_it(chain: Chain, offered: Json) -> None:
     facilitator = OddFacilitator(lambda _: None)
-    facilitator.kinds = kinds
+    facilitator.kinds = [facilitator.kinds[0] | offered]
     with (
         pytest.raises(AssertionError, match="does not support x402 version 2, scheme exact on eip155:8453"),
         served(chain, facilitator=facilitator.url),
     ):
         pass
+    facilitator.stop()
+
+
+def test_serve_does_not_start_with_a_facilitator_that_is_down(chain: Chain) -> None:
+    facilitator = OddFacilitator(lambda _: None)
     facilitator.stop()
     with (
         pytest.raises(AssertionError, match="/supported: the facilitator did not answer"),
@@ -453,11 +450,50 @@ def test_settle_is_asked_once_also_when_the_buyer_repeats_the_header_and_serve_s
     assert odd.times("/settle") == 1
 
 
+def test_one_payment_for_two_orders_at_once_buys_one_of_them(shop: Dev, odd: OddFacilitator) -> None:
+    one, other = Purchase(shop, 2 * PRICE), Purchase(shop)
+    together = threading.Barrier(2)
+
+    def verify(payload: Json) -> Reply:
+        together.wait(30)
+        return valid(payload)
+
+    odd.verify = verify
+    other.header = one.header
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(Purchase.post, [one, other]))
+
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    assert shop.usdc(one.buyer.address) == PRICE
+    assert odd.times("/settle") == 1
+
+
+def test_a_forged_copy_of_a_payment_under_way_gets_no_gig_and_does_no_harm(shop: Dev, odd: OddFacilitator) -> None:
+    purchase, go_on = Purchase(shop), threading.Event()
+    copy = payload_v2(Account.create(), shop.quote(purchase.terms))
+    copy["payload"]["authorization"] = purchase.payload["payload"]["authorization"]
+
+    def stall(payload: Json) -> Reply:
+        go_on.wait(30)
+        return valid(payload)
+
+    odd.verify = stall
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(purchase.post)
+        until(lambda: odd.times("/verify") == 1)
+        refused = shop.post(purchase.terms, {"PAYMENT-SIGNATURE": encode(copy)})
+        go_on.set()
+        assert_bought(answer.result(), purchase)
+
+    assert (refused.status_code, refused.json()["error"]) == (402, "invalid_exact_evm_payload_signature")
+
+
+@pytest.mark.parametrize("left", [0, PRICE], ids=["broke", "rich"])
 @pytest.mark.parametrize("stalled", ["verify", "settle"])
 def test_a_new_signature_after_hanging_up_gets_the_first_payments_gig(
-    shop: Dev, odd: OddFacilitator, stalled: str
+    shop: Dev, odd: OddFacilitator, stalled: str, left: int
 ) -> None:
-    first, go_on = Purchase(shop, 2 * PRICE), threading.Event()
+    first, go_on = Purchase(shop, PRICE + left), threading.Event()
     honest = getattr(odd, stalled)
 
     def stall(payload: Json) -> Reply:
@@ -469,7 +505,7 @@ def test_a_new_signature_after_hanging_up_gets_the_first_payments_gig(
     # Answered after the server has seen the buyer leave.
     requirements = shop.quote(first.terms)
     go_on.set()
-    until(lambda: shop.usdc(first.buyer.address) == PRICE)
+    until(lambda: shop.usdc(first.buyer.address) == left)
 
     second = payment_header(first.buyer, requirements)
     with ThreadPoolExecutor(5) as pool:
@@ -477,5 +513,5 @@ def test_a_new_signature_after_hanging_up_gets_the_first_payments_gig(
 
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.text for answer in answers} == {first.post().text}
-    assert shop.usdc(first.buyer.address) == PRICE
+    assert shop.usdc(first.buyer.address) == left
     assert odd.times("/settle") == 1

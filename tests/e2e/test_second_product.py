@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from tests.harness import Chain, decode, payment_header
+from tests.harness import Chain, decode, payment_header, until
 from x402_gig.app import open_server
 from x402_gig.devnet.anvil import DevnetOptions, devnet
 from x402_gig.devnet.run import DEV_COMMISSION, DEV_SEED
@@ -43,9 +43,7 @@ async def _buy_twice(listener: socket.socket, rpc_url: str) -> tuple[list[httpx.
         quote = decode((await http.post(f"{url}/joke")).headers["PAYMENT-REQUIRED"])["accepts"][0]
         header = payment_header(buyer, quote)
         answers = [await http.post(f"{url}/joke", headers=header) for _ in range(2)]
-    async with asyncio.timeout(30):
-        while not (earned := chain.usdc(DEV_COMMISSION)):
-            await asyncio.sleep(0.05)
+    earned = await asyncio.to_thread(until, lambda: chain.usdc(DEV_COMMISSION))
     return answers, earned
 
 

@@ -19,12 +19,14 @@ from x402_gig.chain.wallets import Wallets
 from x402_gig.devnet.anvil import Devnet, DevnetOptions, devnet, free_port
 from x402_gig.devnet.gas import give_gas
 from x402_gig.serving import bind, listening, url_of
-from x402_gig.settings import NETWORKS, Settings
+from x402_gig.settings import NETWORKS, NetworkPreset, Settings
 
 # For development only: everybody knows it. Not Foundry's, whose accounts are the buyers.
 DEV_SEED = "leg tragic stomach sight valley discover swear few sketch sample spin must"
 # Nobody has its key: in development, commissions are only looked at.
 DEV_COMMISSION = to_checksum_address(keccak(text="x402-gig dev commission")[12:])
+
+EXAMPLE_POST = "https://farcaster.xyz/dwr/0x1a2b3c4d"
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -94,19 +96,19 @@ def _ready(chain: Devnet, url: str = "", intake: str = "") -> Ready:
 
 async def dev(options: DevnetOptions, *, port: int, database: Path | None, as_json: bool) -> None:
     """Until cancelled."""
-    async with open_dev(options, port=port, database=database) as (ready, _):
-        _print(ready, as_json)
+    async with open_dev(options, port=port, database=database) as (ready, server):
+        _print(ready, server.settings.preset, as_json)
         await asyncio.Event().wait()
 
 
 async def chain_only(options: DevnetOptions, *, as_json: bool) -> None:
     """Until cancelled."""
     async with devnet(options) as chain:
-        _print(_ready(chain), as_json)
+        _print(_ready(chain), chain.preset, as_json)
         await asyncio.Event().wait()
 
 
-def _print(ready: Ready, as_json: bool) -> None:
+def _print(ready: Ready, preset: NetworkPreset, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: value for name, value in asdict(ready).items() if value}), flush=True)
         return
@@ -116,21 +118,22 @@ def _print(ready: Ready, as_json: bool) -> None:
     if ready.url:
         console.print(f"[bold]intake[/]  {ready.intake}")
         console.print("\nA price, with curl:\n")
-        console.print(f"  {_curl(ready.url)}", markup=False)
+        console.print(f"  {_curl(ready.url, preset)}", markup=False)
         console.print("\nA gig, with the buyer above:\n")
         console.print(f"  BUYER_KEY={ready.buyers[0].key} x402-gig buy {ready.url} --type like \\", markup=False)
-        console.print("    --url https://farcaster.xyz/dwr/0x1a2b3c4d --amount 10 --max-price 11\n", markup=False)
+        terms = f"--chain {preset.v1_name} --url {EXAMPLE_POST} --amount 10 --max-price 11"
+        console.print(f"    {terms}\n", markup=False)
     print(f"ready {ready.url or ready.rpc_url}", flush=True)
 
 
-def _curl(url: str) -> str:
+def _curl(url: str, preset: NetworkPreset) -> str:
     terms = {
-        "chain": "base",
-        "token_address": NETWORKS["devnet"].usdc,
+        "chain": preset.v1_name,
+        "token_address": preset.usdc,
         "amount": 10,
         "start_time": "2025-10-01T15:00:00Z",
         "duration": "1day",
         "gig_type": "like",
-        "url": "https://farcaster.xyz/dwr/0x1a2b3c4d",
+        "url": EXAMPLE_POST,
     }
     return f"curl -i {url}/api/gigs/create/x402 -d '{json.dumps(terms)}'"

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
@@ -28,7 +27,7 @@ from x402_gig.errors import (
 )
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order, Seller
-from x402_gig.payments.outcome import Outcome, Rejected, Unknown
+from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.settling import Settling
@@ -110,12 +109,8 @@ async def _read(answer: httpx.Response) -> bytes:
     return bytes(raw)
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A payment that is being verified and written down: its id, or its outcome when it does not come to that."""
-
-    fingerprint: str
-    written: "asyncio.Task[int | Outcome]"
+# A payment's id once it is written down, or its outcome when it does not come to that.
+Written = int | Outcome
 
 
 class RemoteFacilitator:
@@ -141,17 +136,17 @@ class RemoteFacilitator:
         self._settling = settling
         self._claims = claims
         self._look = look
-        self._running: dict[PaymentKey, _Running] = {}
+        self._running: dict[tuple[PaymentKey, bytes, str], asyncio.Task[Written]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
-        running = self._running.get(key) or self._begin(Reservation(key, payment, order))
-        if running.fingerprint != order.fingerprint:
-            raise PaymentConflict("This payment is being settled for other terms")
+        # Requests that differ in signature or terms run on their own: the ledger decides between them.
+        name = (key, payment.signature, order.fingerprint)
+        writing = self._running.get(name) or self._begin(name, Reservation(key, payment, order))
         try:
-            written = await asyncio.shield(running.written)
+            written = await asyncio.shield(writing)
         except asyncio.CancelledError:
-            self._spawn(self._abandon(running.written))
+            self._spawn(self._abandon(writing))
             raise
         return await self._settling.wait(written) if isinstance(written, int) else written
 
@@ -159,22 +154,22 @@ class RemoteFacilitator:
         """Only waits: `/settle` is never asked twice."""
         return await self._settling.wait(payment_id)
 
-    def _begin(self, wanted: Reservation) -> _Running:
-        written = asyncio.create_task(self._write_down(wanted))
-        written.add_done_callback(lambda done: self._retire(wanted.key, done))
-        running = self._running[wanted.key] = _Running(wanted.order.fingerprint, written)
-        return running
+    def _begin(self, name: tuple[PaymentKey, bytes, str], wanted: Reservation) -> "asyncio.Task[Written]":
+        def retire(done: "asyncio.Task[Written]") -> None:
+            del self._running[name]
+            if not done.cancelled():
+                # Looked at here, so that a failure with nobody left to see it is not reported as forgotten.
+                done.exception()
 
-    def _retire(self, key: PaymentKey, done: "asyncio.Task[int | Outcome]") -> None:
-        del self._running[key]
-        if not done.cancelled():
-            # Looked at here, so that a failure with nobody left to see it is not reported as forgotten.
-            done.exception()
+        writing = self._running[name] = asyncio.create_task(self._write_down(wanted))
+        writing.add_done_callback(retire)
+        return writing
 
-    async def _abandon(self, written: "asyncio.Task[int | Outcome]") -> None:
+    async def _abandon(self, writing: "asyncio.Task[Written]") -> None:
         """A buyer hung up before the payment was written down; if it ever is, it gets the mark."""
         with contextlib.suppress(GigError):
-            payment_id = await asyncio.shield(written)
+            written = await asyncio.shield(writing)
+            payment_id = written.payment_id if isinstance(written, Settled) else written
             if isinstance(payment_id, int):
                 await self._settling.abandon(payment_id)
 
@@ -183,7 +178,7 @@ class RemoteFacilitator:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _write_down(self, wanted: Reservation) -> int | Outcome:
+    async def _write_down(self, wanted: Reservation) -> Written:
         if outcome := await self._check(wanted):
             return outcome
         ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted]))

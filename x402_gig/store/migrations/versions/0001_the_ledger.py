@@ -221,4 +221,3 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("slot_payments", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_slot_payments_payment_id"), ["payment_id"], unique=False)
-

@@ -1,0 +1,89 @@
+"""Payments, and the transfers that pay them, by number: number n has payer and nonce n."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tests.unit.payments.examples import INTAKE, NOW, PRICE, USDC, payment
+from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.payments.order import Fulfilled, Order, Purchase
+from x402_gig.payments.payment import PaymentKey
+from x402_gig.store import payments
+from x402_gig.store.deposits import Shop
+from x402_gig.store.gigs import GigShelf
+from x402_gig.store.payments import Reservation
+
+ASSET = USDC.lower()
+REWARD, COMMISSION = 10_000_000, 1_000_000
+ORDER = Order("thing", {"size": 1}, PRICE)
+
+
+def address(number: int) -> str:
+    return f"0x{number:040x}"
+
+
+def word(number: int) -> str:
+    return f"0x{number:064x}"
+
+
+def key(number: int) -> PaymentKey:
+    return PaymentKey("eip155:8453", ASSET, address(number), word(number))
+
+
+def reservation(number: int, order: Order = ORDER, **changes: Any) -> Reservation:
+    wanted = Reservation(key(number), payment(payer=address(number), nonce=word(number)), order)
+    return replace(wanted, **changes)
+
+
+def reserved(db: Connection, *numbers: int) -> list[int]:
+    """Write these payments down; their ids."""
+    ids = payments.reserve(db, [reservation(number) for number in numbers])
+    return [ids[key(number)] for number in numbers]
+
+
+def transfer(number: int, **changes: Any) -> AuthorizedTransfer:
+    """The deposit of payment `number`, in block 100 + number."""
+    plain = AuthorizedTransfer(
+        payer=address(number),
+        nonce=word(number),
+        payee=INTAKE.lower(),
+        value=PRICE,
+        transaction=word(1000 + number),
+        log_index=2 * number,
+        block_number=100 + number,
+        block_hash=word(2000 + number),
+    )
+    return replace(plain, **changes)
+
+
+class Thing:
+    """A product that puts itself on the shelf."""
+
+    name = "thing"
+
+    def order(self, body: Mapping[str, Any]) -> Order:
+        return replace(ORDER, terms=body)
+
+    def fulfil(self, book: GigShelf, purchase: Purchase) -> Fulfilled:
+        reward = purchase.value_units - COMMISSION
+        gig_id, wallet = book.add(
+            purchase, reward_units=reward, commission_units=COMMISSION, start_at=NOW, end_at=NOW + 60
+        )
+        return Fulfilled({"gig_id": gig_id, "wallet": wallet, "size": purchase.terms["size"]}, COMMISSION)
+
+
+def wallet_of(gig_id: int) -> str:
+    return address(0xA000 + gig_id)
+
+
+def reward_nonce(gig_id: int) -> str:
+    return word(0xB000 + gig_id)
+
+
+def commission_nonce(row: int) -> str:
+    return word(0xC000 + row)
+
+
+SHOP = Shop({"thing": Thing()}, lambda connection: GigShelf(connection, wallet_of, reward_nonce))

@@ -1,0 +1,48 @@
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from tests.unit.store.examples import SHOP, address, reserved, transfer, word
+from x402_gig.store import binding, deposits
+from x402_gig.store.binding import Binding, Cursor
+
+OURS = Binding(8453, word(1), address(1))
+START = Cursor(5, word(5))
+
+
+@pytest.fixture
+def bound(db: Connection) -> Connection:
+    binding.bind(db, OURS, START)
+    return db
+
+
+def test_a_fresh_ledger_belongs_to_nobody(db: Connection) -> None:
+    assert binding.bound_to(db) is None
+
+
+def test_a_ledger_belongs_to_one_chain_and_intake(bound: Connection) -> None:
+    assert binding.bound_to(bound) == OURS
+    with pytest.raises(IntegrityError):
+        binding.bind(bound, Binding(1, word(2), address(2)), START)
+
+
+def test_the_cursor_moves(bound: Connection) -> None:
+    assert binding.cursor(bound) == START
+    binding.move_cursor(bound, Cursor(9, word(9)))
+    assert binding.cursor(bound) == Cursor(9, word(9))
+
+
+def test_funding_halts_for_the_first_reason(bound: Connection) -> None:
+    assert binding.funding_halt(bound) == ""
+    binding.halt_funding(bound, "an old backup")
+    binding.halt_funding(bound, "something later")
+    assert binding.funding_halt(bound) == "an old backup"
+
+
+def test_a_ledger_knows_whether_it_sold_anything(db: Connection) -> None:
+    reserved(db, 1)
+    assert not binding.has_gigs(db)
+    deposits.record(db, transfer(1).payer, [])
+    deposits.record(db, "0x833589fcd6edb6e08f4c7c32d4f71b54bda02913", [transfer(1)])
+    deposits.settle(db, SHOP, [word(1)])
+    assert binding.has_gigs(db)

@@ -1,0 +1,183 @@
+import pytest
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from tests.unit.payments.examples import PRICE
+from tests.unit.store.examples import (
+    ASSET,
+    COMMISSION,
+    REWARD,
+    SHOP,
+    address,
+    key,
+    reserved,
+    reward_nonce,
+    transfer,
+    wallet_of,
+    word,
+)
+from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.payments.outcome import Settled
+from x402_gig.store import deposits, gigs, payments, tables
+from x402_gig.store.engine import Ledger
+
+
+def arrive(db: Connection, *transfers: AuthorizedTransfer) -> dict[int, Settled]:
+    deposits.record(db, ASSET, transfers)
+    return deposits.settle(db, SHOP, [t.nonce for t in transfers])
+
+
+def owner(db: Connection, number: int) -> int | None:
+    row = deposits.find(db, ASSET, address(number), word(number))
+    assert row is not None
+    owned_by: int | None = row["payment_id"]
+    return owned_by
+
+
+def gig_count(db: Connection) -> int:
+    return len(db.execute(select(tables.gigs.c.id)).all())
+
+
+def test_a_deposit_delivers_its_order(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    [outcome] = arrive(db, transfer(1)).values()
+
+    assert outcome.answer == {"gig_id": 1, "wallet": wallet_of(1), "size": 1}
+    assert (outcome.payment_id, outcome.payer, outcome.transaction) == (payment_id, address(1), word(1001))
+    assert owner(db, 1) == payment_id
+    gig = gigs.find_gig(db, 1)
+    assert gig is not None
+    assert (gig.wallet, gig.reward_units, gig.commission_units) == (wallet_of(1), REWARD, COMMISSION)
+    assert (gig.deposit_transaction, gig.reward_transaction, gig.commission_transaction) == (word(1001), None, None)
+
+
+def test_its_reward_is_due_from_then_on(db: Connection) -> None:
+    reserved(db, 1)
+    arrive(db, transfer(1))
+    m = tables.movements.c
+    [row] = db.execute(select(m.kind, m.subject, m.payee, m.value, m.nonce, m.state)).all()
+    assert tuple(row) == ("reward", 1, wallet_of(1), REWARD, reward_nonce(1), "due")
+
+
+def test_a_deposit_seen_twice_delivers_once(db: Connection) -> None:
+    reserved(db, 1)
+    assert len(arrive(db, transfer(1), transfer(1, log_index=9))) == 1
+    assert arrive(db, transfer(1)) == {}
+    assert gig_count(db) == 1
+
+
+def test_a_deposit_that_comes_before_its_order_waits_for_it(db: Connection) -> None:
+    assert arrive(db, transfer(1)) == {}
+    assert owner(db, 1) is None
+    [payment_id] = reserved(db, 1)
+    assert list(deposits.settle(db, SHOP, [word(1)])) == [payment_id]
+
+
+@pytest.mark.parametrize("value", [PRICE - 1, PRICE + 1, 2 * PRICE, 0])
+def test_a_deposit_of_another_value_is_another_deposit(db: Connection, value: int) -> None:
+    """One payer, one nonce, two authorizations: the one that was executed is not the one we were shown."""
+    reserved(db, 1)
+    assert arrive(db, transfer(1, value=value)) == {}
+    assert owner(db, 1) is None
+    assert gig_count(db) == 0
+
+
+@pytest.mark.parametrize("change", [{"payer": address(2)}, {"nonce": word(2)}])
+def test_a_deposit_of_somebody_else_pays_nothing_here(db: Connection, change: dict[str, str]) -> None:
+    reserved(db, 1)
+    assert arrive(db, transfer(1, **change)) == {}
+
+
+def test_a_deposit_of_another_asset_pays_nothing_here(db: Connection) -> None:
+    reserved(db, 1)
+    deposits.record(db, address(5), [transfer(1)])
+    assert deposits.settle(db, SHOP, [word(1)]) == {}
+
+
+def test_equal_nonces_of_two_payers_are_two_deposits(db: Connection) -> None:
+    ids = reserved(db, 1, 2)
+    both = [transfer(1), transfer(2, nonce=word(1))]
+    assert list(arrive(db, *both)) == ids[:1]
+
+
+def test_many_deposits_of_one_transaction_are_delivered_in_the_order_of_their_payments(db: Connection) -> None:
+    ids = reserved(db, 3, 1, 2)
+    found = arrive(db, *(transfer(n, transaction=word(5)) for n in (2, 3, 1)))
+    assert list(found) == sorted(ids)
+    assert [outcome.answer["gig_id"] for outcome in found.values()] == [1, 2, 3]
+
+
+def test_a_deposit_has_one_owner_and_an_owner_one_deposit(db: Connection) -> None:
+    reserved(db, 1, 2)
+    arrive(db, transfer(1))
+    row = {**vars_of(transfer(2)), "asset": ASSET, "payment_id": 1, "created_at": 1}
+    with pytest.raises(IntegrityError, match="payment_id"):
+        db.execute(insert(tables.deposits), row)
+
+
+def vars_of(moved: AuthorizedTransfer) -> dict[str, object]:
+    names = ("payer", "nonce", "value", "transaction", "log_index", "block_number", "block_hash")
+    return {name: getattr(moved, name) for name in names}
+
+
+def test_after_a_reorganisation_it_is_the_same_deposit_in_another_place(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    arrive(db, transfer(1))
+    again = transfer(1, transaction=word(4242), block_number=900, block_hash=word(901), log_index=0)
+
+    assert arrive(db, again) == {}
+
+    row = deposits.find(db, ASSET, address(1), word(1))
+    assert row is not None
+    place = (row["transaction"], row["block_number"], row["block_hash"], row["log_index"])
+    assert place == (word(4242), 900, word(901), 0)
+    assert row["payment_id"] == payment_id
+
+
+def test_a_product_that_fails_takes_the_whole_settlement_back(ledger: Ledger) -> None:
+    with ledger.engine.begin() as db:
+        reserved(db, 1)
+        db.execute(insert(tables.movements), due_reward(gig_id=1))
+    with pytest.raises(IntegrityError), ledger.engine.begin() as db:
+        arrive(db, transfer(1))
+    with ledger.engine.begin() as db:
+        assert deposits.find(db, ASSET, address(1), word(1)) is None
+        assert gig_count(db) == 0
+        known = payments.find(db, key(1))
+        assert known is not None
+        assert known.outcome is None
+
+
+def due_reward(gig_id: int) -> dict[str, object]:
+    row = {"kind": "reward", "subject": gig_id, "payee": address(1), "value": 1, "nonce": "0x", "state": "due"}
+    return row | {"created_at": 1}
+
+
+def test_a_gigs_id_is_never_given_out_twice(db: Connection) -> None:
+    """Its wallet and its nonce are derived from it: not even a deleted row frees it."""
+    reserved(db, 1, 2)
+    arrive(db, transfer(1))
+    db.execute(tables.movements.delete())
+    db.execute(tables.gigs.delete())
+    [outcome] = arrive(db, transfer(2)).values()
+    assert outcome.answer["gig_id"] == 2
+
+
+# What the intake must hold
+
+
+def test_the_expected_balance_is_what_came_less_what_went(db: Connection) -> None:
+    assert deposits.expected_balance(db, 10_000) == 0
+    reserved(db, 1)
+    arrive(db, transfer(1), transfer(2, value=5))
+    assert deposits.expected_balance(db, 10_000) == PRICE + 5
+    # Number 1 is in block 101, number 2 in 102.
+    assert [deposits.expected_balance(db, block) for block in (100, 101, 102)] == [0, PRICE, PRICE + 5]
+    db.execute(tables.movements.update().values(state="done"))
+    assert deposits.expected_balance(db, 10_000) == PRICE + 5 - REWARD
+
+
+def test_the_newest_block_with_a_deposit(db: Connection) -> None:
+    assert deposits.newest_block(db) == 0
+    arrive(db, transfer(2), transfer(1))
+    assert deposits.newest_block(db) == 102

@@ -1,0 +1,216 @@
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, Connection, Table, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from tests.unit.store.examples import address, reserved
+from x402_gig.errors import CannotStart, Unavailable
+from x402_gig.store import tables
+from x402_gig.store.engine import Ledger, insert_ignore, insert_or_replace
+from x402_gig.store.tables import payments, slots
+
+
+def slot(nonce: int, **changes: Any) -> dict[str, Any]:
+    row = {"relayer": address(1), "nonce": nonce, "purpose": "deposit", "state": "open", "created_at": 1}
+    return row | changes
+
+
+def count(db: Connection) -> int:
+    return int(db.execute(select(func.count()).select_from(slots)).scalar_one())
+
+
+# Schema
+
+
+def test_migrations_make_the_tables_that_the_queries_use(db: Connection) -> None:
+    context = MigrationContext.configure(db, opts={"compare_type": True, "compare_server_default": True})
+    assert compare_metadata(context, tables.metadata) == []
+
+
+@pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=str)
+def test_migrations_make_what_alembic_does_not_compare(db: Connection, table: Table) -> None:
+    query = text("select sql from sqlite_master where type = 'table' and name = :name")
+    made = db.execute(query, {"name": table.name}).scalar_one()
+    for check in (c for c in table.constraints if isinstance(c, CheckConstraint)):
+        assert f"CONSTRAINT {check.name} CHECK ({check.sqltext})" in made
+    assert ("AUTOINCREMENT" in made) == bool(table.kwargs.get("sqlite_autoincrement", False))
+
+
+def test_opening_a_ledger_again_changes_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    for expected in (0, 1):
+        ledger = Ledger(url)
+        with ledger.engine.begin() as db:
+            assert count(db) == expected
+            db.execute(insert(slots), slot(expected))
+        ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        (slots, slot(1, state="somewhere")),
+        (payments, {"state": "refunded"}),
+        (tables.movements, {"state": "done", "kind": "gift"}),
+        (tables.ledger, {"id": 2}),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_no_row_has_a_state_of_its_own_invention(db: Connection, table: Any, row: dict[str, Any]) -> None:
+    filled = {c.name: "0" if "CHAR" in str(c.type) or "TEXT" in str(c.type) else 1 for c in table.columns}
+    with pytest.raises(IntegrityError, match="CHECK constraint"):
+        db.execute(insert(table), filled | row)
+
+
+def test_rows_refer_to_rows_that_exist(db: Connection) -> None:
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+        db.execute(insert(tables.slot_payments), {"slot_id": 77, "payment_id": 78})
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "oracle-of-delphi://user:hunter2@host/db", "postgresql+nothing://user:hunter2@host/db", "sqlite:////no/such/folder/x.db"],
+)  # fmt: skip
+def test_a_ledger_that_cannot_be_opened_says_which_setting_and_no_password(url: str) -> None:
+    with pytest.raises(CannotStart, match="DATABASE_URL") as caught:
+        Ledger(url)
+    assert "hunter2" not in caught.value.detail
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_text("Dear diary, today I sold a gig." * 100)
+    with pytest.raises(CannotStart, match="DATABASE_URL"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+    with ledger.engine.begin() as db:
+        db.execute(text("update alembic_version set version_num = '9999'"))
+    with pytest.raises(CannotStart, match="DATABASE_URL"):
+        Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+# Transactions
+
+
+@pytest.mark.parametrize(("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)])
+def test_what_is_committed_is_on_disk(ledger: Ledger, pragma: str, value: object) -> None:
+    """synchronous 2 is FULL: every commit waits for the disk."""
+
+    async def both() -> list[object]:
+        def ask(db: Connection) -> object:
+            return db.execute(text(f"pragma {pragma}")).scalar_one()
+
+        return [await ledger.write(ask), await ledger.read(ask)]
+
+    assert asyncio.run(both()) == [value, value]
+
+
+def test_a_commit_is_seen_by_others(ledger: Ledger, tmp_path: Path) -> None:
+    asyncio.run(ledger.write(lambda db: db.execute(insert(slots), slot(1))))
+    assert asyncio.run(ledger.read(count)) == 1
+    with sqlite3.connect(tmp_path / "ledger.db") as other:
+        assert other.execute("select count(*) from slots").fetchone() == (1,)
+
+
+class Slipped(Exception):
+    pass
+
+
+def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
+    def work(db: Connection) -> None:
+        db.execute(insert(slots), slot(1))
+        db.execute(insert(slots), slot(2))
+        raise Slipped
+
+    with pytest.raises(Slipped):
+        asyncio.run(ledger.write(work))
+    assert asyncio.run(ledger.read(count)) == 0
+
+
+def test_an_error_of_the_database_is_unavailable_and_leaves_nothing(ledger: Ledger) -> None:
+    def work(db: Connection) -> None:
+        db.execute(insert(slots), slot(1))
+        db.execute(insert(slots), slot(1))
+
+    with pytest.raises(Unavailable, match="IntegrityError") as caught:
+        asyncio.run(ledger.write(work))
+    assert "INSERT" not in caught.value.detail
+    assert asyncio.run(ledger.read(count)) == 0
+
+
+def test_writers_take_turns_so_that_what_was_read_still_holds(ledger: Ledger) -> None:
+    asyncio.run(ledger.write(lambda db: db.execute(insert(slots), slot(0))))
+
+    def count_up() -> None:
+        for _ in range(20):
+            with ledger.engine.begin() as db:
+                seen = db.execute(select(slots.c.gas_used)).scalar_one() or 0
+                db.execute(update(slots).values(gas_used=seen + 1))
+
+    threads = [threading.Thread(target=count_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert asyncio.run(ledger.read(lambda db: db.execute(select(slots.c.gas_used)).scalar_one())) == 80
+
+
+def test_readers_do_not_wait_for_a_writer(ledger: Ledger) -> None:
+    with ledger.engine.begin() as writer:
+        writer.execute(insert(slots), slot(1))
+        assert asyncio.run(ledger.read(count)) == 0
+
+
+def test_a_transaction_is_not_torn_by_a_client_that_hangs_up(ledger: Ledger) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(db: Connection) -> None:
+        db.execute(insert(slots), slot(1))
+        begun.set()
+        may_end.wait(5)
+
+    async def hang_up() -> int:
+        writing = asyncio.ensure_future(ledger.write(slow))
+        await asyncio.to_thread(begun.wait, 5)
+        writing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        may_end.set()
+        return await ledger.write(count)
+
+    assert asyncio.run(hang_up()) == 1
+
+
+# Conflicts
+
+
+def test_the_second_writer_of_a_key_loses(db: Connection) -> None:
+    def write(*nonces: int) -> list[int]:
+        statement = insert_ignore(db, slots, [slot(nonce) for nonce in nonces])
+        return list(db.execute(statement.returning(slots.c.nonce)).scalars())
+
+    assert write(1, 2) == [1, 2]
+    assert write(2, 3) == [3]
+    assert count(db) == 3
+
+
+def test_insert_or_replace_changes_the_named_columns_only(db: Connection) -> None:
+    db.execute(insert(slots), slot(1, gas_used=1))
+    again = slot(1, gas_used=2, purpose="funding")
+    db.execute(insert_or_replace(db, slots, [again], ["relayer", "nonce"], ["gas_used"]))
+    [row] = db.execute(select(slots.c.gas_used, slots.c.purpose)).all()
+    assert tuple(row) == (2, "deposit")
+
+
+def test_an_id_is_never_given_out_twice(db: Connection) -> None:
+    first, second = reserved(db, 1, 2)
+    db.execute(payments.delete().where(payments.c.id == second))
+    assert reserved(db, 3) == [second + 1] == [first + 2]

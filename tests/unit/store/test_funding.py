@@ -1,0 +1,182 @@
+import pytest
+from sqlalchemy import Connection, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from tests.unit.store.examples import (
+    ASSET,
+    COMMISSION,
+    REWARD,
+    SHOP,
+    address,
+    commission_nonce,
+    reserved,
+    reward_nonce,
+    transfer,
+    wallet_of,
+    word,
+)
+from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.store import deposits, funding, gigs, slots, tables
+from x402_gig.store.funding import Movement
+
+INTAKE, OPERATOR = address(0x17), address(0x0F)
+
+
+def sell(db: Connection, *numbers: int) -> None:
+    """Gigs for payments with these numbers."""
+    reserved(db, *numbers)
+    deposits.record(db, ASSET, [transfer(number) for number in numbers])
+    assert len(deposits.settle(db, SHOP, [word(number) for number in numbers])) == len(numbers)
+
+
+def moved(movement: Movement, **changes: object) -> AuthorizedTransfer:
+    """The chain's evidence that it happened."""
+    place = {"payer": INTAKE, "payee": movement.payee, "nonce": movement.nonce, "value": movement.value}
+    return transfer(500 + movement.movement_id, **place | changes)
+
+
+def write_commission(db: Connection, limit: int = 1000) -> None:
+    funding.write_commission(db, OPERATOR, commission_nonce, limit)
+
+
+def commissions(db: Connection) -> list[Movement]:
+    return funding.due(db, "commission", 10)
+
+
+def carried(db: Connection) -> list[list[int]]:
+    """The payments of each commission row."""
+    c = tables.commissions.c
+    rows = db.execute(select(c.movement_id, c.payment_id).order_by(c.movement_id, c.payment_id)).all()
+    return [[p for m, p in rows if m == movement] for movement in sorted({m for m, _ in rows})]
+
+
+# Rewards
+
+
+def test_every_gigs_reward_is_due_oldest_first(db: Connection) -> None:
+    sell(db, 1, 2, 3)
+    found = funding.due(db, "reward", 2)
+    assert [(m.payee, m.value, m.nonce) for m in found] == [(wallet_of(n), REWARD, reward_nonce(n)) for n in (1, 2)]
+    assert len(funding.due(db, "reward", 10)) == 3
+
+
+def test_a_movement_under_way_is_not_sent_again_until_its_transaction_ended(db: Connection) -> None:
+    sell(db, 1, 2)
+    [first, second] = funding.due(db, "reward", 10)
+    slot = slots.open_slot(db, address(9), "funding", 0)
+    funding.enter_slot(db, slot.slot_id, [first], valid_before=99)
+
+    assert funding.due(db, "reward", 10) == [second]
+    slots.close(db, slot, "reverted")
+    assert funding.due(db, "reward", 10) == [first, second]
+
+
+def test_a_movement_on_chain_is_done_and_shows_on_its_gig(db: Connection) -> None:
+    sell(db, 1, 2)
+    [first, second] = funding.due(db, "reward", 10)
+    evidence = moved(first)
+
+    assert funding.still_due(db, [first, second]) == 2
+    assert funding.complete(db, [evidence]) == []
+
+    assert funding.still_due(db, [first, second]) == 1
+    assert funding.due(db, "reward", 10) == [second]
+    gig = gigs.find_gig(db, 1)
+    assert gig is not None
+    assert gig.reward_transaction == evidence.transaction
+
+
+def test_evidence_seen_twice_changes_the_place_and_nothing_else(db: Connection) -> None:
+    sell(db, 1)
+    [first] = funding.due(db, "reward", 10)
+    m = tables.movements.c
+    times = []
+    for block in (700, 701):
+        assert funding.complete(db, [moved(first, block_number=block)]) == []
+        [row] = db.execute(select(m.state, m.block_number, m.done_at)).all()
+        assert (row.state, row.block_number) == ("done", block)
+        times.append(row.done_at)
+    assert times[0] == times[1] is not None
+
+
+@pytest.mark.parametrize("change", [{"nonce": word(4)}, {"value": REWARD + 1}])
+def test_what_this_ledger_did_not_write_down_is_reported(db: Connection, change: dict[str, object]) -> None:
+    sell(db, 1)
+    [first] = funding.due(db, "reward", 10)
+    stranger = moved(first, **change)
+    assert funding.complete(db, [stranger]) == [stranger]
+    assert funding.due(db, "reward", 10) == [first]
+
+
+def test_a_gig_has_one_reward(db: Connection) -> None:
+    sell(db, 1)
+    row = {"kind": "reward", "subject": 1, "payee": INTAKE, "value": 1, "state": "due", "created_at": 1}
+    with pytest.raises(IntegrityError, match="subject"):
+        db.execute(insert(tables.movements), row | {"nonce": word(1)})
+
+
+# Commissions
+
+
+def test_a_commission_names_its_payments_and_is_their_sum(db: Connection) -> None:
+    sell(db, 1, 2, 3)
+    write_commission(db)
+    [row] = commissions(db)
+    assert (row.payee, row.value, row.nonce) == (OPERATOR, 3 * COMMISSION, commission_nonce(1))
+    assert carried(db) == [[1, 2, 3]]
+
+
+def test_the_next_one_waits_until_the_last_is_on_chain(db: Connection) -> None:
+    sell(db, 1)
+    write_commission(db)
+    [first] = commissions(db)
+    sell(db, 2, 3)
+    write_commission(db)
+    assert commissions(db) == [first]
+
+    funding.complete(db, [moved(first)])
+    write_commission(db)
+
+    [second] = commissions(db)
+    assert (second.value, second.nonce) == (2 * COMMISSION, commission_nonce(2))
+    assert carried(db) == [[1], [2, 3]]
+
+
+def test_a_payments_commission_is_collected_once(db: Connection) -> None:
+    sell(db, 1)
+    for _ in range(3):
+        write_commission(db)
+        funding.complete(db, [moved(m) for m in commissions(db)])
+    assert carried(db) == [[1]]
+    with pytest.raises(IntegrityError):
+        db.execute(insert(tables.commissions), {"payment_id": 1, "movement_id": 1})
+
+
+def test_a_commission_has_room_for_so_many(db: Connection) -> None:
+    sell(db, 1, 2, 3)
+    write_commission(db, limit=2)
+    [first] = commissions(db)
+    funding.complete(db, [moved(first)])
+    write_commission(db, limit=2)
+    assert carried(db) == [[1, 2], [3]]
+
+
+def test_without_a_sale_and_without_commission_there_is_no_row(db: Connection) -> None:
+    write_commission(db)
+    sell(db, 1)
+    db.execute(tables.payments.update().values(commission=0))
+    reserved(db, 2)
+    write_commission(db)
+    assert commissions(db) == []
+
+
+def test_a_gig_shows_its_commission_once_it_is_on_chain(db: Connection) -> None:
+    sell(db, 1)
+    write_commission(db)
+    [row] = commissions(db)
+    before = gigs.find_gig(db, 1)
+    funding.complete(db, [moved(row)])
+    after = gigs.find_gig(db, 1)
+    assert before is not None
+    assert after is not None
+    assert (before.commission_transaction, after.commission_transaction) == (None, moved(row).transaction)

@@ -1,0 +1,257 @@
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Connection, select, update
+
+from tests.unit.payments.examples import NOW, PRICE, SIGNATURE
+from tests.unit.store.examples import ORDER, SHOP, address, key, reservation, reserved, transfer, word
+from x402_gig.payments.checkout import Known
+from x402_gig.payments.outcome import Rejected, Settled
+from x402_gig.payments.payment import PaymentKey
+from x402_gig.store import deposits, payments, slots, tables
+from x402_gig.store.engine import Ledger
+
+REJECTED = Rejected("some_reason", "In words")
+OTHER_TERMS = replace(ORDER, terms={"size": 2})
+
+
+def settled(db: Connection, number: int) -> Settled:
+    deposits.record(db, key(number).asset, [transfer(number)])
+    [outcome] = deposits.settle(db, SHOP, [word(number)]).values()
+    return outcome
+
+
+def send(db: Connection, number: int, chain_nonce: int = 0) -> slots.Slot:
+    """Reserve it and put it into a transaction."""
+    slot = slots.open_slot(db, address(9), "deposit", chain_nonce)
+    slots.enter_payments(db, slot, reserved(db, number))
+    return slot
+
+
+def broadcasts(db: Connection, number: int) -> int:
+    query = select(tables.payments.c.broadcasts).where(tables.payments.c.nonce == word(number))
+    return int(db.execute(query).scalar_one())
+
+
+# Found
+
+
+def test_a_payment_that_is_not_there_is_none(db: Connection) -> None:
+    assert payments.find(db, key(1)) is None
+    assert payments.find_open(db, 1) is None
+
+
+def test_a_reserved_payment_is_found_as_it_was_written(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    assert payments.find(db, key(1)) == Known(payment_id, ORDER.fingerprint, SIGNATURE, None, False)
+    again = payments.find_open(db, payment_id)
+    assert again is not None
+    assert (again.key, again.payment, again.order) == (key(1), reservation(1).payment, ORDER)
+
+
+@pytest.mark.parametrize("field", PaymentKey._fields)
+def test_every_part_of_the_key_counts(db: Connection, field: str) -> None:
+    reserved(db, 1)
+    assert payments.find(db, key(1)._replace(**{field: "other"})) is None
+
+
+def test_one_whose_buyer_hung_up_before_it_was_written_is_marked(db: Connection) -> None:
+    payments.reserve(db, [reservation(1, abandoned=True)])
+    known = payments.find(db, key(1))
+    assert known is not None
+    assert known.abandoned
+
+
+# Reserved
+
+
+def test_a_new_payment_is_ours_to_send_once(db: Connection) -> None:
+    send(db, 1)
+    assert payments.reserve(db, [reservation(1)]) == {}
+    assert broadcasts(db, 1) == 1
+
+
+def test_of_many_only_the_new_ones_are_ours(db: Connection) -> None:
+    send(db, 2)
+    ids = payments.reserve(db, [reservation(number) for number in (3, 2, 1)])
+    assert set(ids) == {key(1), key(3)}
+    # Written in the order of their keys: two processes with the same payments do not deadlock.
+    assert ids[key(1)] < ids[key(3)]
+
+
+def test_the_second_of_two_processes_with_one_payment_gets_nothing(ledger: Ledger) -> None:
+    with ledger.engine.begin() as first:
+        assert set(payments.reserve(first, [reservation(1)])) == {key(1)}
+        slots.enter_payments(first, slots.open_slot(first, address(9), "deposit", 0), [1])
+    with ledger.engine.begin() as second:
+        assert payments.reserve(second, [reservation(1, OTHER_TERMS)]) == {}
+        known = payments.find(second, key(1))
+    assert known is not None
+    assert known.fingerprint == ORDER.fingerprint
+
+
+def test_a_reservation_that_is_rolled_back_never_was(ledger: Ledger) -> None:
+    with ledger.engine.connect() as db, db.begin() as transaction:
+        reserved(db, 1)
+        transaction.rollback()
+    with ledger.engine.begin() as db:
+        assert payments.find(db, key(1)) is None
+        assert reserved(db, 1) == [1]
+
+
+def test_a_payment_is_sent_three_times_at_most(db: Connection) -> None:
+    for nonce in range(payments.MAX_BROADCASTS):
+        slots.close(db, send(db, 1, nonce), "mined")
+    assert payments.reserve(db, [reservation(1)]) == {}
+    assert broadcasts(db, 1) == payments.MAX_BROADCASTS == 3
+
+
+@pytest.mark.parametrize("state", ["settled", "rejected"])
+def test_a_final_payment_is_not_sent_again(db: Connection, state: str) -> None:
+    slots.close(db, send(db, 1), "mined")
+    if state == "settled":
+        settled(db, 1)
+    else:
+        payments.reject(db, 1, REJECTED)
+    assert payments.reserve(db, [reservation(1)]) == {}
+    assert payments.find_open(db, 1) is None
+
+
+def test_a_payment_that_was_only_written_down_is_not_sent(db: Connection) -> None:
+    """A remote facilitator has it, or a deposit was claimed: broadcasting it is not ours."""
+    payments.write_down(db, [reservation(1)])
+    assert payments.reserve(db, [reservation(1)]) == {}
+
+
+def test_unsettled_are_the_open_ones_in_no_transaction(db: Connection) -> None:
+    in_flight = send(db, 1)
+    slots.close(db, send(db, 2, 1), "mined")
+    reserved(db, 3, 4)
+    settled(db, 3)
+
+    assert [p.payment_id for p in payments.unsettled(db, 0, 10)] == [2, 4]
+    slots.close(db, in_flight, "reverted")
+    assert [p.payment_id for p in payments.unsettled(db, 0, 2)] == [1, 2]
+    assert [p.payment_id for p in payments.unsettled(db, 2, 2)] == [4]
+    assert payments.unsettled(db, 0, 1)[0].authorization == reservation(1).payment.authorization
+
+
+# Final
+
+
+def test_a_settled_payment_keeps_its_answer(db: Connection) -> None:
+    reserved(db, 1)
+    outcome = settled(db, 1)
+    known = payments.find(db, key(1))
+    assert known is not None
+    assert known.outcome == outcome == Settled(1, address(1), word(1001), outcome.answer)
+    assert outcome.answer["size"] == 1
+    assert payments.outcomes(db, [1, 2]) == {1: outcome}
+
+
+def test_a_rejected_payment_keeps_its_reason(db: Connection) -> None:
+    reserved(db, 1, 2)
+    assert payments.reject(db, 1, REJECTED)
+    assert payments.outcomes(db, [1, 2]) == {1: REJECTED}
+
+
+def test_a_final_payment_stays_as_it_is(db: Connection) -> None:
+    reserved(db, 1, 2)
+    outcome = settled(db, 1)
+    payments.reject(db, 2, REJECTED)
+
+    assert not payments.reject(db, 1, REJECTED)
+    assert not payments.reject(db, 2, Rejected("other", ""))
+    deposits.record(db, key(2).asset, [transfer(2)])
+    assert deposits.settle(db, SHOP, [word(2)]) == {}
+    assert payments.outcomes(db, [1, 2]) == {1: outcome, 2: REJECTED}
+
+
+# Abandoned
+
+
+def abandoned(db: Connection, number: int) -> int:
+    [payment_id] = reserved(db, number)
+    payments.mark_abandoned(db, [payment_id])
+    return payment_id
+
+
+def heir(db: Connection, now_s: int = NOW, **changes: str) -> int | None:
+    """The payment that a new authorization of payer 1 for the same terms would inherit."""
+    changed = {"nonce": word(77)} | changes
+    fingerprint = changed.pop("fingerprint", ORDER.fingerprint)
+    return payments.find_abandoned(db, key(1)._replace(**changed), fingerprint, now_s)
+
+
+def test_a_mark_is_found_by_payer_and_terms_while_it_lives(db: Connection) -> None:
+    payment_id = abandoned(db, 1)
+    assert heir(db) == payment_id
+    assert heir(db, payer=address(2)) is None
+    assert heir(db, fingerprint=OTHER_TERMS.fingerprint) is None
+    # validBefore is NOW + 60.
+    assert (heir(db, NOW + 59), heir(db, NOW + 60)) == (payment_id, None)
+
+
+def test_a_settled_payment_can_be_inherited_and_a_rejected_one_cannot(db: Connection) -> None:
+    payment_id = abandoned(db, 1)
+    settled(db, 1)
+    assert heir(db) == payment_id
+    abandoned(db, 2)
+    payments.reject(db, 2, REJECTED)
+    assert heir(db, payer=address(2)) is None
+
+
+def test_an_unmarked_payment_is_nobodys(db: Connection) -> None:
+    reserved(db, 1)
+    assert heir(db) is None
+
+
+def test_a_mark_is_taken_once_and_gives_the_payment_another_name(db: Connection) -> None:
+    payment_id = abandoned(db, 1)
+    second, third = (key(1)._replace(nonce=word(n)) for n in (77, 78))
+
+    assert payments.take_abandoned(db, second, payment_id, b"second")
+    assert not payments.take_abandoned(db, third, payment_id, b"third")
+
+    assert heir(db) is None
+    assert payments.find(db, second) == Known(payment_id, ORDER.fingerprint, b"second", None, False)
+    assert payments.find(db, third) is None
+    outcome = settled(db, 1)
+    known = payments.find(db, second)
+    assert known is not None
+    assert known.outcome == outcome
+
+
+def test_a_payment_that_is_known_takes_no_mark(db: Connection) -> None:
+    first, _ = abandoned(db, 1), reserved(db, 2)
+    assert not payments.take_abandoned(db, key(2), first, b"")
+    assert heir(db) == first
+
+
+def test_another_name_is_never_sent(db: Connection) -> None:
+    payment_id = abandoned(db, 1)
+    payments.take_abandoned(db, key(2), payment_id, b"")
+    assert payments.reserve(db, [reservation(2)]) == {}
+    assert set(payments.reserve(db, [reservation(2), reservation(3)])) == {key(3)}
+
+
+def test_a_mark_can_be_forgotten(db: Connection) -> None:
+    payment_id = abandoned(db, 1)
+    payments.mark_abandoned(db, [payment_id], False)
+    assert heir(db) is None
+
+
+def test_a_restart_marks_what_is_open(db: Connection) -> None:
+    reserved(db, 1, 2, 3)
+    settled(db, 1)
+    payments.reject(db, 2, REJECTED)
+    payments.mark_open_abandoned(db)
+    marks = db.execute(select(tables.payments.c.abandoned).order_by(tables.payments.c.id)).scalars().all()
+    assert marks == [0, 0, 1]
+
+
+def test_the_oldest_mark_goes_first(db: Connection) -> None:
+    ids = reserved(db, 1, 2)
+    db.execute(update(tables.payments).values(payer=address(1), abandoned=1))
+    assert heir(db) == ids[0]
+    assert reservation(1).payment.authorization.value == PRICE
