@@ -9,8 +9,8 @@
     ├── OutcomeUnknown          the money may or may not have moved; ask again with the same payment
     ├── Unavailable             nothing was sent and nothing was charged; try again
     │   ├── ChainUnavailable    the node did not answer, or answered with garbage
+    │   ├── ChainRefused        the node answered with a JSON-RPC error
     │   └── FacilitatorUnavailable
-    ├── ChainRefused            the node answered with a JSON-RPC error
     ├── Refused                 a purchase of ours was refused and nothing was charged
     └── CannotStart             the settings, the chain or the ledger are not what they must be
 
@@ -72,7 +72,7 @@ class FacilitatorUnavailable(Unavailable):
     reason = "facilitator_unavailable"
 
 
-class ChainRefused(GigError):
+class ChainRefused(Unavailable):
     reason = "chain_refused"
 
     def __init__(self, detail: str, *, code: int = 0, data: str = "") -> None:

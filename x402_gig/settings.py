@@ -1,12 +1,13 @@
 """All settings of `serve`, from the environment and `.env`; the only reader of either."""
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from eth_account.hdaccount import seed_from_mnemonic
-from eth_utils.address import is_address
+from eth_utils.address import to_checksum_address
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -23,6 +24,7 @@ from x402_gig.gigs.pricing import USDC_DECIMALS, to_units
 from x402_gig.payments.order import Network
 
 PREFIX = "X402_GIG_"
+_ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
 # The ledger's amounts are 64-bit.
 LARGEST_REWARD = 1_000_000_000_000
 
@@ -50,8 +52,12 @@ def _web_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _is_mixed(text: str) -> bool:
+    return text not in (text.lower(), text.upper())
+
+
 def _address(value: str) -> str:
-    if not is_address(value):
+    if not _ADDRESS.fullmatch(value) or (_is_mixed(value[2:]) and value != to_checksum_address(value)):
         raise ValueError("must be an address: 0x and 40 hex digits (and a right checksum where letters are mixed)")
     if int(value, 16) == 0:
         raise ValueError("may not be the zero address")
@@ -123,6 +129,8 @@ class Settings(BaseSettings):
     def _token_for_remote(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
         if token.get_secret_value() and info.data.get("facilitator") == "local":
             raise ValueError(f"is set but {PREFIX}FACILITATOR is local")
+        if not token.get_secret_value().isascii():
+            raise ValueError("may only hold ASCII characters")
         return token
 
     @field_validator("seed")

@@ -114,11 +114,20 @@ def code_size_call(account: str) -> bytes:
 
 def intrinsic_gas(data: bytes) -> int:
     """What a transaction with this calldata costs before it runs, EIP-7623's floor included."""
+    return 21_000 + calldata_gas(data)
+
+
+def calldata_gas(data: bytes) -> int:
     zeros = data.count(0)
     tokens = zeros + 4 * (len(data) - zeros)
-    return 21_000 + 10 * tokens  # the floor is above the standard 4 a token
+    return 10 * tokens  # the floor is above the standard 4 a token
+
+
+def call_gas(gas_each: int) -> int:
+    """What a call needs around it to get its full limit (63/64 rule)."""
+    return gas_each * 64 // 63 + 3_000
 
 
 def batch_gas(data: bytes, gas_each: int, calls: int) -> int:
-    """A gas limit under which the batcher reaches every call, each with its own full limit (63/64 rule)."""
-    return intrinsic_gas(data) + calls * (gas_each * 64 // 63 + 3_000) + 20_000
+    """A gas limit under which the batcher reaches every call, each with its own full limit."""
+    return intrinsic_gas(data) + calls * call_gas(gas_each) + 20_000

@@ -157,7 +157,7 @@ def _position(log: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _pair(used: Mapping[str, Any], moved: Mapping[str, Any]) -> AuthorizedTransfer | None:
-    kinds = [topics[0] if (topics := log["topics"]) else None for log in (used, moved)]
+    kinds = [[*log["topics"], None][0] for log in (used, moved)]
     if kinds != [AUTHORIZATION_USED_TOPIC, TRANSFER_TOPIC] or used["transactionHash"] != moved["transactionHash"]:
         return None
     index = int(used["logIndex"], 16)

@@ -20,6 +20,8 @@ from x402_gig.payments.payment import Authorization
 log = logging.getLogger(__name__)
 
 METHOD_NOT_FOUND = -32601
+# What reading JSON of another shape than expected ends in.
+MALFORMED = (TypeError, ValueError, LookupError, AttributeError)
 SEND_TIMEOUT_S = 30
 PRIORITY_FEE_TTL_S = 10
 
@@ -160,7 +162,7 @@ class Node:
             return []
         # A pair is two neighbours of the whole block; its other half is not in the filtered lists.
         logs = await self._logs(where, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
-        return [t for t in authorized_transfers(logs, self.token.address) if account in (t.payer, t.payee)]
+        return [t for t in _transfers(logs, self.token.address) if account in (t.payer, t.payee)]
 
     async def busy_blocks(self, first: int, last: int, account: str) -> list[int]:
         """The blocks of a range, both ends included, that have authorized transfers to or from `account`, perhaps.
@@ -168,7 +170,10 @@ class Node:
         For blocks that the node is known to have: see `transfers`.
         """
         logs = await self._traces({"fromBlock": hex(first), "toBlock": hex(last)}, account)
-        return sorted({_int(log["blockNumber"]) for log in logs})
+        try:
+            return sorted({_int(log["blockNumber"]) for log in logs})
+        except MALFORMED:
+            raise ChainUnavailable("the chain node's logs are malformed") from None
 
     async def _traces(self, where: dict[str, str], account: str) -> list[dict[str, Any]]:
         topic = "0x" + account[2:].rjust(64, "0")
@@ -215,22 +220,31 @@ def _block(raw: Any) -> Block | None:
             timestamp=_int(raw["timestamp"]),
             base_fee=_int(raw.get("baseFeePerGas", "0x0")),
         )
-    except (TypeError, KeyError, AttributeError):
+    except MALFORMED:
         raise ChainUnavailable("the chain node's block is malformed") from None
 
 
 def _receipt(raw: Any, token: str) -> Receipt | None:
     """None for a missing receipt and for one that no block holds yet (a pre-confirmation)."""
-    if raw is None or isinstance(raw, str) or raw.get("blockHash") is None:
+    if raw is None or isinstance(raw, str):
         return None
     try:
+        if raw.get("blockHash") is None:
+            return None
         return Receipt(
             transaction=raw["transactionHash"].lower(),
             success=_int(raw["status"]) == 1,
             block_number=_int(raw["blockNumber"]),
             block_hash=raw["blockHash"].lower(),
             gas_used=_int(raw["gasUsed"]),
-            transfers=authorized_transfers(raw["logs"], token),
+            transfers=_transfers(raw["logs"], token),
         )
-    except (TypeError, KeyError, AttributeError, IndexError):
+    except MALFORMED:
         raise ChainUnavailable("the chain node's receipt is malformed") from None
+
+
+def _transfers(logs: Any, token: str) -> list[AuthorizedTransfer]:
+    try:
+        return authorized_transfers(logs, token)
+    except MALFORMED:
+        raise ChainUnavailable("the chain node's logs are malformed") from None

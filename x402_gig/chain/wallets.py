@@ -34,7 +34,7 @@ class Wallets:
     """
 
     def __init__(self, mnemonic: str, account: int = 0) -> None:
-        seed = seed_from_mnemonic(mnemonic, "")
+        seed = _seed(mnemonic)
         self.account = account
         # Only the branches are kept: a wallet is one derivation below.
         self._gigs = _branch(seed, f"44'/60'/0'/{account}")
@@ -63,6 +63,13 @@ class Wallets:
     def _nonce(self, purpose: str, number: int) -> str:
         message = purpose.encode() + self.account.to_bytes(32) + number.to_bytes(32)
         return "0x" + keccak(message).hex()
+
+
+def _seed(mnemonic: str) -> bytes:
+    try:
+        return seed_from_mnemonic(mnemonic, "")
+    except Exception:  # noqa: BLE001 - the library's message repeats the phrase
+        raise ValueError("not a valid BIP-39 phrase") from None
 
 
 def _branch(seed: bytes, path: str) -> Branch:

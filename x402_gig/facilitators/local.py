@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -12,7 +15,7 @@ from x402_gig.chain.node import Node
 from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, PaymentConflict, Unavailable
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order
-from x402_gig.payments.outcome import Outcome, Rejected, Unknown
+from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.relayer import Batch, Relayer
@@ -35,6 +38,14 @@ from x402_gig.store.payments import Reservation
 log = logging.getLogger(__name__)
 
 
+# Requests share an item only when payment, signature and terms are all the same: a copy with a forged signature
+# must not get the genuine one's answer, nor the other way round.
+Identity = tuple[PaymentKey, bytes, str]
+
+MAX_TURNS = 5
+BATCH_GAS = 60_000  # of a batch besides its calls
+
+
 @dataclass(eq=False)
 class Item:
     """A payment on its way. `waiters` are the requests that want to know."""
@@ -46,7 +57,12 @@ class Item:
     future: "asyncio.Future[Outcome]"
     waiters: int = 0
     payment_id: int | None = None
-    tasks: set["asyncio.Task[None]"] = field(default_factory=set)
+    turns: int = 0
+    queued_at: float = 0.0
+
+    @property
+    def identity(self) -> Identity:
+        return self.key, self.payment.signature, self.order.fingerprint
 
     def reservation(self) -> Reservation:
         return Reservation(self.key, self.payment, self.order, abandoned=self.waiters == 0)
@@ -69,65 +85,75 @@ class LocalFacilitator:
         self._ledger = ledger
         self._settling = settling
         self._claims = claims
-        self._items: dict[PaymentKey, Item] = {}
-        self._queues: dict[Lane, list[Item]] = {lane: [] for lane in Lane}
+        self._items: dict[Identity, Item] = {}
+        self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._largest = batcher.MAX_BATCH
         self.wake: Callable[[], None] = lambda: None
 
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
-        item = self._items.get(key)
-        if item is None:
-            item = self._submit(key, payment, order)
-        elif item.order.fingerprint != order.fingerprint:
-            raise PaymentConflict("This payment is being settled for other terms")
-        return await self._wait(item)
+        return await self._wait(self._item(key, payment, order))
 
     async def resume(self, payment_id: int) -> Outcome:
         wanted = await self._ledger.read(lambda c: payments.find_open(c, payment_id))
-        if wanted is not None and wanted.key not in self._items:
-            self._submit(wanted.key, wanted.payment, wanted.order).payment_id = payment_id
-        return await self._settling.wait(payment_id)
+        if wanted is None:  # final, or a relayer is at it
+            return await self._settling.wait(payment_id)
+        item = self._item(wanted.key, wanted.payment, wanted.order)
+        item.payment_id = payment_id
+        return await self._wait(item)
 
-    def _submit(self, key: PaymentKey, payment: Payment, order: Order) -> Item:
+    def _item(self, key: PaymentKey, payment: Payment, order: Order) -> Item:
         future = asyncio.get_running_loop().create_future()
-        item = self._items[key] = Item(key, payment, order, lane_of(self._node, payment), future)
-        future.add_done_callback(lambda done: self._retire(item, done))
-        self._enqueue(item)
-        return item
+        new = Item(key, payment, order, lane_of(self._node, payment), future)
+        if (under_way := self._items.get(new.identity)) is not None:
+            return under_way
+        self._items[new.identity] = new
+        future.add_done_callback(lambda done: self._retire(new, done))
+        self._enqueue(new)
+        return new
 
     def _retire(self, item: Item, done: "asyncio.Future[Outcome]") -> None:
-        del self._items[item.key]
+        del self._items[item.identity]
         # Looked at here, so that a failure with nobody left to see it is not reported as forgotten.
-        failed = done.exception()
-        if item.payment_id is not None and (failed or isinstance(done.result(), Unknown)):
-            self._settling.tell(item.payment_id, Unknown(STILL_SETTLING))
+        outcome = Unknown(STILL_SETTLING) if done.exception() else done.result()
+        payment_id = outcome.payment_id if isinstance(outcome, Settled) else item.payment_id
+        if payment_id is None:
+            return
+        if isinstance(outcome, Unknown):
+            self._settling.tell(payment_id, outcome)
+        if item.waiters == 0 or isinstance(outcome, Unknown):
+            self._spawn(self._settling.abandon(payment_id))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _enqueue(self, item: Item) -> None:
+        item.queued_at = time.monotonic()
         self._queues[item.lane].append(item)
         self.wake()
 
     async def _wait(self, item: Item) -> Outcome:
         item.waiters += 1
         try:
-            outcome = await asyncio.shield(item.future)
+            return await asyncio.shield(item.future)
         except asyncio.CancelledError:
             if item.waiters == 1 and item.payment_id is not None:
                 await asyncio.shield(self._settling.abandon(item.payment_id))
             raise
         finally:
             item.waiters -= 1
-        if isinstance(outcome, Unknown) and item.payment_id is not None:
-            await self._settling.abandon(item.payment_id)
-        return outcome
 
     def waits(self) -> bool:
         return any(self._queues.values())
 
     async def run(self, relayer: Relayer) -> None:
-        lane = next(lane for lane in Lane if self._queues[lane])
+        lane = min((lane for lane in Lane if self._queues[lane]), key=lambda lane: self._queues[lane][0].queued_at)
         items = self._take(lane)
+        again: list[Item] = []
         try:
-            passing = await self._sift(items, lane)
+            passing = await self._sift(items, lane, again)
             if passing:
                 await self._send(relayer, passing, lane)
         except Exception as exc:
@@ -138,25 +164,30 @@ class LocalFacilitator:
                 else:
                     item.finish(Unknown(STILL_SETTLING))
             raise
+        for item in again:
+            self._enqueue(item)
 
     def _take(self, lane: Lane) -> list[Item]:
+        """What fits one transaction, oldest first; of the same payment at most one."""
         queue = self._queues[lane]
-        taken: list[Item] = []
+        taken: dict[PaymentKey, Item] = {}
         gas = data = 0
-        while queue and len(taken) < self._largest:
+        while queue and len(taken) < self._largest and queue[0].key not in taken:
             call = transfer_call(queue[0].payment, lane)
-            gas += lane.call_gas * 64 // 63 + 3_000 + 10 * (4 * len(call))
+            gas += batcher.calldata_gas(call) + batcher.call_gas(lane.call_gas)
             data += len(call) + 96
-            if taken and (gas > batcher.MAX_TRANSACTION_GAS - 100_000 or data > batcher.MAX_CALLDATA_BYTES):
+            if taken and (gas > batcher.MAX_TRANSACTION_GAS - BATCH_GAS or data > batcher.MAX_CALLDATA_BYTES):
                 break
-            taken.append(queue.pop(0))
-        return taken
+            item = queue.popleft()
+            if not item.future.done():
+                taken[item.key] = item
+        return list(taken.values())
 
-    async def _sift(self, items: Sequence[Item], lane: Lane) -> list[Item]:
-        """The items that would settle now; the others get their answer, or another turn."""
+    async def _sift(self, items: Sequence[Item], lane: Lane, again: list[Item]) -> list[Item]:
+        """The items that would settle now; the others get their answer, or another turn after this batch."""
         verdicts = await self._simulate(items, lane)
         for item, verdict in zip(items, verdicts, strict=True):
-            self._answer(item, verdict)
+            self._answer(item, verdict, again)
         return [item for item, verdict in zip(items, verdicts, strict=True) if isinstance(verdict, Passes)]
 
     async def _simulate(self, items: Sequence[Item], lane: Lane) -> list[Verdict]:
@@ -169,14 +200,18 @@ class LocalFacilitator:
         halves = items[:middle], items[middle:]
         return [verdict for half in halves for verdict in await self._simulate(half, lane)]
 
-    def _answer(self, item: Item, verdict: Verdict) -> None:
+    def _answer(self, item: Item, verdict: Verdict, again: list[Item]) -> None:
         if isinstance(verdict, NeedsContractLane):
             item.lane = Lane.CONTRACT
             self._enqueue(item)
         elif isinstance(verdict, Again):
-            self._enqueue(item)
+            item.turns += 1
+            if item.turns < MAX_TURNS:
+                again.append(item)
+            else:
+                item.fail(ChainUnavailable("The payment cannot be simulated right now"))
         elif isinstance(verdict, Used):
-            item.tasks.add(asyncio.create_task(self._claim(item, verdict)))
+            self._spawn(self._claim(item, verdict))
         elif isinstance(verdict, Rejected):
             # One that was sent before is not rejected by a simulation: its authorization may still live.
             item.finish(verdict if item.payment_id is None else Unknown(STILL_SETTLING))
@@ -218,17 +253,20 @@ class LocalFacilitator:
             item.payment_id = payment_id
             self._settling.expect(payment_id, item.future)
         else:
-            item.tasks.add(asyncio.create_task(self._follow(item)))
+            self._spawn(self._follow(item))
 
     async def _follow(self, item: Item) -> None:
         """Another process, or an earlier request, has this payment: its outcome is ours, if the terms are."""
-        known = await self._ledger.read(lambda c: payments.find(c, item.key))
-        if known is None:
-            item.fail(Unavailable("The payment could not be written down"))
-        elif known.fingerprint != item.order.fingerprint:
-            item.fail(PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})"))
-        else:
-            item.finish(known.outcome or Unknown(STILL_SETTLING))
+        try:
+            known = await self._ledger.read(lambda c: payments.find(c, item.key))
+            if known is None:
+                item.fail(Unavailable("The payment could not be written down"))
+            elif known.fingerprint != item.order.fingerprint:
+                item.fail(PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})"))
+            else:
+                item.finish(known.outcome or await self._settling.wait(known.payment_id))
+        except GigError as exc:
+            item.fail(exc)
 
     def _plan(
         self, connection: Connection, items: Sequence[Item], lane: Lane, sent: dict[PaymentKey, int]

@@ -115,10 +115,10 @@ def _reason(payment: Payment, block_number: int, results: Sequence[Result], lane
     signed = lane is Lane.PLAIN or eip3009.approves(proof.success, proof.data)
     if not transfer.tried:
         return Again()
-    if used.number:
-        return Used(block_number)
     if not signed:
         return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
+    if used.number:
+        return Used(block_number)
     if balance.number < payment.authorization.value:
         held = balance.number
         return Rejected(

@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from tests.unit.store.examples import SHOP, address, reserved, transfer, word
+from tests.unit.store.examples import ASSET, SHOP, address, reserved, transfer, word
 from x402_gig.store import binding, deposits
 from x402_gig.store.binding import Binding, Cursor
 
@@ -42,7 +42,6 @@ def test_funding_halts_for_the_first_reason(bound: Connection) -> None:
 def test_a_ledger_knows_whether_it_sold_anything(db: Connection) -> None:
     reserved(db, 1)
     assert not binding.has_gigs(db)
-    deposits.record(db, transfer(1).payer, [])
-    deposits.record(db, "0x833589fcd6edb6e08f4c7c32d4f71b54bda02913", [transfer(1)])
+    deposits.record(db, ASSET, [transfer(1)])
     deposits.settle(db, SHOP, [word(1)])
     assert binding.has_gigs(db)

@@ -1,0 +1,247 @@
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_account import Account
+from pydantic import SecretStr
+
+from x402_gig.chain.wallets import Wallets
+from x402_gig.errors import CannotStart
+from x402_gig.settings import NETWORKS, PREFIX, Settings, load
+
+Account.enable_unaudited_hdwallet_features()
+README = Path(__file__).resolve().parents[2] / "README.md"
+PHRASE = str(Account.create_with_mnemonic()[1])
+TOKEN_IN_URL = "secret-token"
+GOOD = {
+    "NETWORK": "base",
+    "RPC_URL": f"https://rpc.example/{TOKEN_IN_URL}",
+    "SEED": PHRASE,
+    "COMMISSION_ADDRESS": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+    "PUBLIC_URL": "https://gigs.example",
+}
+Environment = pytest.MonkeyPatch
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: Environment, tmp_path: Path) -> Environment:
+    """Nothing of ours is set, and there is no `.env`."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return monkeypatch
+
+
+def set_all(environment: Environment, **changes: Any) -> None:
+    for name, value in (GOOD | changes).items():
+        if value is not None:
+            environment.setenv(PREFIX + name, str(value))
+
+
+def loaded(environment: Environment, **changes: Any) -> Settings:
+    set_all(environment, **changes)
+    return load()
+
+
+def problems(environment: Environment, **changes: Any) -> list[str]:
+    """What is wrong with these settings; none of it shows a secret."""
+    set_all(environment, **changes)
+    with pytest.raises(CannotStart) as caught:
+        load()
+    secrets = {**GOOD, **changes}
+    for name in ("RPC_URL", "SEED", "FACILITATOR_TOKEN"):
+        assert len(secrets.get(name) or "") < 2 or secrets[name] not in repr(caught.value)
+    assert TOKEN_IN_URL not in repr(caught.value)
+    assert caught.value.__cause__ is None
+    return caught.value.problems
+
+
+# Right
+
+
+def test_the_required_settings_are_enough(environment: Environment) -> None:
+    settings = loaded(environment)
+    assert settings.preset == NETWORKS["base"]
+    assert (settings.facilitator, settings.commission_bps, settings.relayers) == ("local", 1000, 2)
+    assert (settings.minimum_reward, settings.maximum_reward) == (10_000_000, 1_000_000_000_000)
+    assert settings.commission_address == GOOD["COMMISSION_ADDRESS"].lower()
+    assert Wallets(settings.mnemonic)
+
+
+@pytest.mark.parametrize("text", [PHRASE, f"  {PHRASE}\n", PHRASE.replace(" ", "\n"), PHRASE.replace(" ", "\t ")])
+def test_a_seed_may_be_in_a_file_and_spaced_as_one_likes(environment: Environment, tmp_path: Path, text: str) -> None:
+    (tmp_path / "seed.txt").write_text(text)
+    assert loaded(environment, SEED=None, SEED_FILE="seed.txt").mnemonic == PHRASE
+    environment.delenv(f"{PREFIX}SEED_FILE")
+    assert loaded(environment, SEED=text).mnemonic == PHRASE
+
+
+def test_an_empty_variable_is_one_that_is_not_set(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "seed.txt").write_text(PHRASE)
+    settings = loaded(environment, SEED="", SEED_FILE="seed.txt", PORT="", FACILITATOR_TOKEN="")
+    assert (settings.mnemonic, settings.port) == (PHRASE, 4021)
+
+
+def test_settings_may_come_from_a_file_and_the_environment_wins(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"{PREFIX}PORT=1\n{PREFIX}HOST=0.0.0.0\nOTHER=1\n{PREFIX}UNKNOWN=1\n")
+    settings = loaded(environment, PORT=2)
+    assert (settings.host, settings.port) == ("0.0.0.0", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("PUBLIC_URL", "https://gigs.example/", "https://gigs.example"),
+        ("PUBLIC_URL", "http://127.0.0.1:4021", "http://127.0.0.1:4021"),
+        ("FACILITATOR", "https://facilitator.example/x", "https://facilitator.example/x"),
+        ("MINIMUM_REWARD", "0.000001", 1),
+        ("MINIMUM_REWARD", "2.5", 2_500_000),
+        ("MAXIMUM_REWARD", "10", 10_000_000),
+        ("MAXIMUM_REWARD", "1000000000000", 10**18),
+        ("COMMISSION_BPS", "0", 0),
+        ("COMMISSION_BPS", "10000", 10_000),
+        ("WALLET_ACCOUNT", str(2**31 - 1), 2**31 - 1),
+        ("NETWORK", "base-sepolia", "base-sepolia"),
+        ("COMMISSION_ADDRESS", "0x" + "AB" * 20, "0x" + "ab" * 20),
+    ],
+)
+def test_a_good_value_is_taken(environment: Environment, name: str, given: str, value: Any) -> None:
+    assert getattr(loaded(environment, **{name: given}), name.lower()) == value
+
+
+# Wrong
+
+
+def test_everything_that_is_missing_is_listed_at_once(environment: Environment) -> None:
+    nothing = dict.fromkeys(GOOD)
+    assert problems(environment, **nothing) == [
+        "X402_GIG_NETWORK is not set",
+        "X402_GIG_RPC_URL is not set",
+        "X402_GIG_SEED_FILE: this or X402_GIG_SEED must be set, and only one of them",
+        "X402_GIG_COMMISSION_ADDRESS is not set",
+        "X402_GIG_PUBLIC_URL is not set",
+    ]
+
+
+ADDRESS = "must be an address: 0x and 40 hex digits (and a right checksum where letters are mixed)"
+URL = "must be an http or https URL"
+USDC = "must be a number of USDC"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("NETWORK", "ethereum", "Input should be 'base', 'base-sepolia' or 'devnet'"),
+        ("NETWORK", "Base", "Input should be 'base', 'base-sepolia' or 'devnet'"),
+        ("RPC_URL", f"wss://rpc.example/{TOKEN_IN_URL}", URL),
+        ("RPC_URL", TOKEN_IN_URL, URL),
+        ("PUBLIC_URL", "gigs.example", URL),
+        ("PUBLIC_URL", "ftp://gigs.example", URL),
+        ("PUBLIC_URL", "https://", URL),
+        ("FACILITATOR", "remote", "must be `local` or an http(s) URL"),
+        ("FACILITATOR_TOKEN", "bearer-of-bad-news", "is set but X402_GIG_FACILITATOR is local"),
+        ("SEED", "twelve words that are no phrase at all but look a bit so", "is not a valid BIP-39 phrase"),
+        ("SEED", PHRASE + " extra", "is not a valid BIP-39 phrase"),
+        ("COMMISSION_ADDRESS", "0x" + "12" * 19, ADDRESS),
+        ("COMMISSION_ADDRESS", "12" * 20, ADDRESS),
+        ("COMMISSION_ADDRESS", "operator.eth", ADDRESS),
+        ("COMMISSION_ADDRESS", "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD", ADDRESS),
+        ("COMMISSION_ADDRESS", "0x" + "00" * 20, "may not be the zero address"),
+        ("PORT", "65536", "Input should be less than or equal to 65535"),
+        ("PORT", "http", "Input should be a valid integer, unable to parse string as an integer"),
+        ("COMMISSION_BPS", "-1", "Input should be greater than or equal to 0"),
+        ("COMMISSION_BPS", "10001", "Input should be less than or equal to 10000"),
+        ("COMMISSION_BPS", "12.5", "Input should be a valid integer, unable to parse string as an integer"),
+        ("MINIMUM_REWARD", "0", "Input should be greater than or equal to 1"),
+        ("MINIMUM_REWARD", "ten", USDC),
+        ("MINIMUM_REWARD", "0.0000001", "not a whole number of base units"),
+        ("MINIMUM_REWARD", "-1", "does not fit uint256"),
+        ("MINIMUM_REWARD", "NaN", "cannot convert NaN to integer"),
+        ("MAXIMUM_REWARD", "1000000000001", "Input should be less than or equal to 1000000000000000000"),
+        ("MAXIMUM_REWARD", "9.999999", "is less than X402_GIG_MINIMUM_REWARD"),
+        ("MAXIMUM_REWARD", "1e999999999", "not a whole number of base units"),
+        ("WALLET_ACCOUNT", "-1", "Input should be greater than or equal to 0"),
+        ("WALLET_ACCOUNT", str(2**31), "Input should be less than 2147483648"),
+        ("MAX_TIMEOUT_S", "9", "Input should be greater than or equal to 10"),
+        ("MAX_TIMEOUT_S", "601", "Input should be less than or equal to 600"),
+        ("CONFIRMATIONS", "0", "Input should be greater than or equal to 1"),
+        ("CONFIRMATIONS", "65", "Input should be less than or equal to 64"),
+        ("RELAYERS", "0", "Input should be greater than or equal to 1"),
+        ("RELAYERS", "65", "Input should be less than or equal to 64"),
+    ],
+)
+def test_a_wrong_value_is_listed_by_its_name(environment: Environment, name: str, value: str, message: str) -> None:
+    assert problems(environment, **{name: value}) == [f"X402_GIG_{name}: {message}"]
+
+
+def test_a_seed_comes_from_one_place(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "seed.txt").write_text(PHRASE)
+    both = problems(environment, SEED_FILE="seed.txt")
+    assert both == ["X402_GIG_SEED_FILE: this or X402_GIG_SEED must be set, and only one of them"]
+
+
+def test_a_seed_file_must_be_there_and_hold_a_phrase(environment: Environment, tmp_path: Path) -> None:
+    missing = problems(environment, SEED=None, SEED_FILE="no-such-file")
+    assert missing == ["X402_GIG_SEED_FILE: cannot be read: No such file or directory"]
+    (tmp_path / "seed.txt").write_text("correct horse battery staple")
+    wrong = problems(environment, SEED=None, SEED_FILE="seed.txt")
+    assert wrong == ["X402_GIG_SEED_FILE: is not a valid BIP-39 phrase"]
+    (tmp_path / "seed.bin").write_bytes(b"\xff\xfe\x00")
+    binary = problems(environment, SEED=None, SEED_FILE="seed.bin")
+    assert len(binary) == 1
+
+
+def test_many_problems_are_listed_together(environment: Environment) -> None:
+    listed = problems(
+        environment, NETWORK="x", RPC_URL="x", SEED="x", FACILITATOR="x", MAXIMUM_REWARD="1", RELAYERS="0"
+    )
+    names = [problem.split(":")[0].removeprefix(PREFIX) for problem in listed]
+    assert names == ["NETWORK", "RPC_URL", "FACILITATOR", "SEED", "MAXIMUM_REWARD", "RELAYERS"]
+
+
+# Secret
+
+
+def test_settings_show_no_secret(environment: Environment) -> None:
+    database = "postgresql://gigs:hunter2@db.example/gigs"
+    settings = loaded(
+        environment, DATABASE_URL=database, FACILITATOR="https://f.example", FACILITATOR_TOKEN="bearer-token"
+    )
+    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+        for secret in (PHRASE, PHRASE[:20], TOKEN_IN_URL, "hunter2", "bearer-token"):
+            assert not re.search(rf"\b{secret}\b", text)
+
+
+def test_settings_do_not_change(environment: Environment) -> None:
+    settings = loaded(environment)
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(settings, "port", 1)  # noqa: B010 - the type checker would not let us
+
+
+# Documented
+
+
+def documented() -> dict[str, str]:
+    """Name and default of every setting in the README's table; a row may hold several."""
+    found: dict[str, str] = {}
+    table = README.read_text().split("| setting ", 1)[1].split("\n\n", 1)[0]
+    for row in table.splitlines()[2:]:
+        names, defaults = (re.findall("`([^`]*)`", cell) for cell in row.split("|")[1:3])
+        found.update(zip(names, defaults or [""] * len(names), strict=True))
+    return found
+
+
+def default_of(name: str) -> str:
+    default = Settings.model_fields[name].get_default()
+    text = default.get_secret_value() if isinstance(default, SecretStr) else default
+    return "" if text is None or Settings.model_fields[name].is_required() else str(text)
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    assert documented() == {name.upper(): default_of(name) for name in Settings.model_fields}
+
+
+def test_the_readme_states_the_prefix() -> None:
+    assert f"| setting (prefix `{PREFIX}`)" in README.read_text()
