@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
 from starlette.types import ASGIApp
 
 from x402_gig.api.app import Api, Readiness
@@ -35,7 +34,7 @@ from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import payments
 from x402_gig.store.deposits import Shop
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.gigs import GigShelf, find_gig
 from x402_gig.store.payments import PaymentBook
 

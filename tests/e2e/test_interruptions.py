@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from eth_abi.abi import encode as abi_encode
+from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
 from tests.harness import (
@@ -270,3 +271,20 @@ def test_an_outcome_that_is_not_known_in_time_is_told_later() -> None:
         assert int(held.headers["Retry-After"]) > 0
         assert later.status_code == 200, later.text
         assert server.usdc(buyer.address) == 0
+
+
+def test_without_gas_nothing_is_charged_and_readyz_says_so() -> None:
+    Account.enable_unaudited_hdwallet_features()
+    _, seed = Account.create_with_mnemonic()
+    with devnet() as chain, served(chain, max_timeout_s=10, seed=seed) as server:
+        buyer, terms = server.buyer(11_000_000), gig_terms()
+        for index in range(2):
+            relayer = Account.from_mnemonic(seed, account_path=f"m/44'/60'/1'/0/{index}")
+            server.rpc("anvil_setBalance", relayer.address, "0x0")
+        until(lambda: server.http.get(server.url + "/readyz").status_code == 503)
+
+        answer = server.post(terms, payment_header(buyer, server.quote(terms)))
+
+        assert answer.status_code == 503, answer.text
+        assert server.usdc(buyer.address) == 11_000_000
+        assert "gas" in server.http.get(server.url + "/readyz").json()["problems"]

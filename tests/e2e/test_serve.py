@@ -119,7 +119,7 @@ def test_settings_may_come_from_a_dotenv_file(chain: Chain, tmp_path: Path) -> N
         assert Dev(chain.rpc_url, url=ready["url"]).post(b"").status_code == 402
 
 
-@pytest.mark.parametrize("path", ["m/44'/60'/2'/0/0", "m/44'/60'/1'/0/1", "m/44'/60'/0'/0/1", "m/44'/60'/0'/0/1000"])
+@pytest.mark.parametrize("path", ["m/44'/60'/2'/0/0", "m/44'/60'/1'/0/1", "m/44'/60'/0'/0/1"])
 def test_commission_may_not_go_to_a_wallet_of_the_servers(chain: Chain, tmp_path: Path, path: str) -> None:
     seed = new_seed()
     said = refused(chain, tmp_path, seed=seed, commission_address=derived(seed, path).address)

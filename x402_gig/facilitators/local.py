@@ -8,8 +8,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
-
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Node
 from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, PaymentConflict, Unavailable
@@ -32,7 +30,7 @@ from x402_gig.settlement.simulation import (
     transfer_call,
 )
 from x402_gig.store import payments
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.payments import Reservation
 
 log = logging.getLogger(__name__)

@@ -2,15 +2,13 @@
 
 import logging
 
-from sqlalchemy import Connection
-
 from x402_gig.errors import PaymentConflict
 from x402_gig.payments.outcome import Outcome, Rejected, Unknown
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import deposits, payments
 from x402_gig.store.deposits import Shop
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.payments import Reservation
 
 log = logging.getLogger(__name__)

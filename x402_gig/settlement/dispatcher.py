@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 
 IDLE_S = 0.5
 AFTER_ERROR_S = 1.0
+NO_GAS_S = 5.0
 
 Job = Callable[[Relayer], Awaitable[None]]
 
@@ -59,6 +60,11 @@ class Dispatcher:
                 await asyncio.sleep(AFTER_ERROR_S)
 
     async def _work_once(self, relayer: Relayer) -> None:
+        # Asked first: what cannot be paid for is not written down, and is left to a relayer that can pay.
+        if not await relayer.has_gas():
+            log.error("relayer %s is out of gas: send it some of the chain's native currency", relayer.wallet.address)
+            await asyncio.sleep(NO_GAS_S)
+            return
         job = self._next_job()
         await (job(relayer) if job is not None else self._idle())
 

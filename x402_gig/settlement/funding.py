@@ -9,15 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
-
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.node import Block, Node
 from x402_gig.chain.wallets import Wallets
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, deposits, funding
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import Movement
 
 log = logging.getLogger(__name__)

@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-from sqlalchemy import Connection
 
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Node, Receipt, sign_transaction
@@ -14,7 +13,7 @@ from x402_gig.errors import ChainRefused, ChainUnavailable, Unavailable
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import funding, slots
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import Movement
 from x402_gig.store.slots import Attempt, Slot
 
@@ -23,6 +22,7 @@ log = logging.getLogger(__name__)
 RETRY_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4)
 MIN_PRIORITY_FEE = 1_000_000
 LOW_GAS_BATCHES = 2
+HAS_GAS_TTL_S = 10
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Relayer:
     watcher: Watcher
     confirmations: int
     _chain_nonce: int = field(default=0, init=False)
+    _has_gas_until: float = field(default=0.0, init=False)
 
     async def start(self) -> None:
         """Finish what an earlier process left under way, oldest first."""
@@ -64,10 +65,13 @@ class Relayer:
         self._chain_nonce = await self.node.nonce(self.wallet.address)
 
     async def has_gas(self) -> bool:
-        """Enough for two full batches at the present fee?"""
-        fees = await self._fees()
-        needed = LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * fees.max_fee
-        return await self.node.native_balance(self.wallet.address) >= needed
+        """Enough for two full batches at the present fee? A yes is ten seconds old at most."""
+        if time.monotonic() > self._has_gas_until:
+            needed = LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self._fees()).max_fee
+            if await self.node.native_balance(self.wallet.address) < needed:
+                return False
+            self._has_gas_until = time.monotonic() + HAS_GAS_TTL_S
+        return True
 
     async def write_down(self, purpose: str, plan: Callable[[Connection], Batch | None]) -> Slot | None:
         """Sign a batch and keep it, in the transaction in which `plan` reserves what it carries.

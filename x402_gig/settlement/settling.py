@@ -5,13 +5,11 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from sqlalchemy import Connection
-
 from x402_gig.chain.eip3009 import AuthorizedTransfer
 from x402_gig.payments.outcome import Outcome, Settled, Unknown
 from x402_gig.store import binding, deposits, funding, payments
 from x402_gig.store.deposits import Shop
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from x402_gig.errors import CannotStart, Unavailable
 
+# Connection too: its users outside this room only hand it on, and need not import SQLAlchemy for that.
+__all__ = ["Connection", "Ledger", "insert_ignore", "insert_or_replace", "migrate"]
+
 T = TypeVar("T")
 
 
