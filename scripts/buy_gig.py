@@ -2,19 +2,20 @@
 
 BUYER_KEY holds the payer's key; without it, and only on this machine, Foundry's first account pays."""
 
-import asyncio
 import os
 import sys
+import time
 
+import httpx
 from eth_account import Account
-from x402 import SchemeRegistration, x402Client, x402ClientConfig
-from x402.http import decode_payment_response_header
-from x402.http.clients import x402HttpxClient
-from x402.mechanisms.evm.exact import ExactEvmScheme
+from x402 import x402ClientSync
+from x402.http import x402HTTPClientSync
+from x402.mechanisms.evm.exact import register_exact_evm_client
+from x402.mechanisms.evm.signers import EthAccountSigner
 
-URL = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:4021"
+SERVER = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:4021"
 EVERYBODYS_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
-KEY = os.environ.get("BUYER_KEY") or (EVERYBODYS_KEY if "//127.0.0.1:" in URL else sys.exit("BUYER_KEY is not set"))
+KEY = os.environ.get("BUYER_KEY") or (EVERYBODYS_KEY if "//127.0.0.1:" in SERVER else sys.exit("BUYER_KEY is not set"))
 TERMS = {
     "chain": "base",
     "token_address": "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913",
@@ -24,17 +25,16 @@ TERMS = {
     "gig_type": "like",
     "url": "https://farcaster.xyz/dwr/0x1a2b3c4d",
 }
-SCHEME = SchemeRegistration("eip155:8453", ExactEvmScheme(Account.from_key(KEY)))
-# Without spend_controls the SDK refuses to pay more than $1. This gig costs $11: its reward and 10 % commission.
-BUYER = x402Client.from_config(x402ClientConfig([SCHEME], spend_controls={"max_amount_per_payment": "$11"}))
+client = register_exact_evm_client(x402ClientSync(), EthAccountSigner(Account.from_key(KEY)))
+client.set_spend_controls({"max_amount_per_payment": "$11"})  # $1 unless it is raised; this gig costs 10 and 10 %
 
-
-async def buy() -> None:
-    # httpx waits 5 s unless it is told to be patient, and whoever gives up has paid all the same.
-    async with x402HttpxClient(BUYER, base_url=URL, timeout=90) as http:
-        answer = await http.post("/api/gigs/create/x402", json=TERMS)
-    print(answer.status_code, answer.text)
-    print("settlement", decode_payment_response_header(answer.raise_for_status().headers["PAYMENT-RESPONSE"]))
-
-
-asyncio.run(buy())
+url = f"{SERVER}/api/gigs/create/x402"
+quote = httpx.post(url, json=TERMS)
+if quote.status_code != 402:
+    sys.exit(f"no price: {quote.status_code} {quote.text}")
+payment, _ = x402HTTPClientSync(client).handle_402_response(dict(quote.headers), quote.content, url)
+# Signed once and sent until there is an answer: a second signature could be a second payment.
+while (answer := httpx.post(url, json=TERMS, headers=payment, timeout=90)).status_code == 503:
+    time.sleep(int(answer.headers.get("Retry-After", 5)))
+print(answer.status_code, answer.text)
+sys.exit(answer.status_code != 200)

@@ -15,7 +15,7 @@ from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
 from x402_gig.devnet.gas import give_gas
-from x402_gig.errors import GigError
+from x402_gig.errors import CannotStart, GigError, Unavailable
 from x402_gig.facilitators.local import LocalFacilitator
 from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
 from x402_gig.gigs.records import GigRecord
@@ -107,16 +107,18 @@ class Server:
         await preflight.check_chain(self.node)
         token = self.node.token.address
         preflight.check_commission_address(self.settings.commission_address, token, self.wallets, wallets)
-        if self.settings.network == "devnet":
-            await give_gas(self.node.rpc, [wallet.address for wallet in wallets])
-        await preflight.check_gas(self.node, wallets)
-        await preflight.ensure_batcher(self.node, wallets[0])
-        await preflight.bind_ledger(self.node, self.ledger, self.wallets)
+        is_bound = await preflight.check_ledger(self.node, self.ledger, self.wallets)
         if self.client is not None:
             await self.client.check_support(self.seller.network.caip2)
+        if self.settings.network == "devnet":
+            await give_gas(self.node.rpc, [wallet.address for wallet in wallets])
+        await preflight.ensure_batcher(self.node, await preflight.check_gas(self.relayers))
+        if not is_bound:
+            await preflight.bind_ledger(self.node, self.ledger, self.wallets)
         await self.ledger.write(payments.mark_open_abandoned)
-        # Before anything is signed: what left the intake without this ledger knowing stops all funding.
+        # Before anything is signed: has money left the intake without this ledger knowing?
         await self.watcher.catch_up()
+        await preflight.check_not_halted(self.ledger)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -158,14 +160,15 @@ class Server:
         except GigError as exc:
             problems["database"] = exc.detail
         try:
-            # Both raise when the chain is out of reach.
             with_gas = await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))
             if not any(with_gas):
-                problems["gas"] = "no relayer has enough gas for two full batches"
+                problems["gas"] = "; ".join([await relayer.gas_report() for relayer in self.relayers])
         except GigError as exc:
             problems["chain"] = exc.detail
-        if time.monotonic() - self.watcher.seen_at > STALE_HEAD_S:
-            problems.setdefault("chain", f"no new look at the chain for {STALE_HEAD_S} s")
+        if self.watcher.problem or time.monotonic() - self.watcher.seen_at > STALE_HEAD_S:
+            problems["chain"] = self.watcher.problem or f"no new look at the chain for {STALE_HEAD_S} s"
+        if self.settling.halt:
+            problems["halted"] = self.settling.halt
         return Readiness(problems, {"funding": self.funding.problem} if self.funding.problem else {})
 
 
@@ -225,10 +228,15 @@ def _shelves(products: Sequence[Product], wallets: Wallets) -> Shop:
 
 @asynccontextmanager
 async def open_server(settings: Settings, extra_products: Sequence[Product] = ()) -> AsyncIterator[Server]:
-    """A prepared server at work. Raises CannotStart or Unavailable."""
+    """A prepared server at work. Raises CannotStart."""
     async with AsyncExitStack() as stack:
         server = build(settings, extra_products)
         stack.push_async_callback(server.close)
-        await server.prepare()
+        try:
+            await server.prepare()
+        except Unavailable as exc:
+            raise CannotStart(
+                [f"{exc.detail}: see X402_GIG_RPC_URL, and X402_GIG_FACILITATOR if it is remote"]
+            ) from exc
         await stack.enter_async_context(server.running())
         yield server

@@ -47,11 +47,12 @@ _UNDECIDED = (408, 425, 429)
 
 
 class _AskAgain(Exception):
-    """No outcome yet: the same payment may be posted again after `delay_s`."""
+    """No outcome yet: the same payment may be posted again after `delay_s`. `harmless`: it was not sent on."""
 
-    def __init__(self, why: str, delay_s: float = RETRY_S) -> None:
+    def __init__(self, why: str, delay_s: float = RETRY_S, *, harmless: bool = False) -> None:
         super().__init__(why)
         self.delay_s = delay_s
+        self.harmless = harmless
 
 
 @dataclass(frozen=True)
@@ -169,14 +170,16 @@ class Buyer:
     def pay(self, payment: Payment, deadline_s: float) -> Bought:
         """Post the payment, as often as it takes. Raises Refused, or OutcomeUnknown after `deadline_s`."""
         deadline = time.monotonic() + deadline_s
-        why = ""
+        why, harmless = "", True
         while (left_s := deadline - time.monotonic()) > 0:
             try:
                 return self._ask(payment, min(left_s, ANSWER_TIMEOUT_S), again=bool(why))
             except _AskAgain as exc:
-                why = str(exc)
+                why, harmless = str(exc), harmless and exc.harmless
                 self._notify(why)
                 time.sleep(max(0.0, min(exc.delay_s, deadline - time.monotonic())))
+        if harmless:
+            raise Refused(f"{why}. The payment was not sent; it expires at {payment.valid_until:%H:%M:%S} UTC")
         raise OutcomeUnknown(why)
 
     def _ask(self, payment: Payment, timeout_s: float, *, again: bool) -> Bought:
@@ -191,7 +194,10 @@ class Buyer:
             raise OutcomeUnknown(f"the server says {_said(answer)}")
         if _refuses(answer.status_code, again=again):
             raise _refusal(answer)
-        raise _AskAgain(f"the server says {_said(answer)}", _retry_after_s(answer))
+        # Of its own 503 the server knows whether it sent anything; of other answers nobody does.
+        reason = _json_object(answer).get("reason", OutcomeUnknown.reason)
+        harmless = answer.status_code == 503 and reason != OutcomeUnknown.reason
+        raise _AskAgain(f"the server says {_said(answer)}", _retry_after_s(answer), harmless=harmless)
 
     def _bought(self, answer: httpx.Response) -> Bought:
         gig = _json_object(answer)

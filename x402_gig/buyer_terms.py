@@ -30,7 +30,7 @@ class TermFlags:
     duration: Annotated[str | None, _flag("--duration", "1day or 3days; without it 1day.")] = None
     start_time: Annotated[str | None, _flag("--start", "ISO 8601; without it the gig starts when it is paid.")] = None
     platform: Annotated[str | None, _flag("--platform", "farcaster, x or onchain.")] = None
-    keyword: Annotated[str | None, _flag("--keyword", "What a mention must contain.")] = None
+    keyword: Annotated[str | None, _flag("--keyword", "What a mention must contain; without it USDC.")] = None
     how_to_earn: Annotated[str | None, _flag("--how-to-earn", "What to do; a custom_bounty needs it.")] = None
     earning_criteria: Annotated[str | None, _flag("--earning-criteria", "Who is paid.")] = None
     token_contract: Annotated[str | None, _flag("--token-contract", "For hold_erc20 and buy_erc20.")] = None

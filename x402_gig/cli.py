@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from decimal import Decimal
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from x402_gig.buyer import Bought, Buyer, Payment
 
 app = typer.Typer(
-    help="Sell gigs over x402: terms in, a 402 with the price in USDC, a signed payment, and the gig is live.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,6 +43,20 @@ MaxPrice = Annotated[str, typer.Option(metavar="USDC", help="Pay at most this, c
 KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="The environment variable with the payer's private key.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(metadata.version("x402-gig"))
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)]
+
+
+@app.callback()
+def main(version: Version = False) -> None:
+    """Sell gigs over x402: terms in, a 402 with the price in USDC, a signed payment, and the gig is live."""
+
+
 @app.command(epilog="Example: x402-gig dev --port 4021 --block-time 2")
 def dev(
     port: Annotated[int, typer.Option(help="Port of the server; a free one when it is taken.")] = 4021,
@@ -57,6 +71,8 @@ def dev(
     from x402_gig.devnet.anvil import DevnetOptions
 
     options = DevnetOptions(port=anvil_port, block_time_s=block_time, fork_url=fork_url)
+    # One line for each gig that is bought.
+    logging.getLogger("x402_gig.settlement.settling").setLevel(logging.INFO)
     _run(run.dev(options, port=port, database=database, as_json=as_json), logging.WARNING)
 
 
@@ -88,8 +104,10 @@ def demo(as_json: Json = False) -> None:
     """Watch it work: a chain, a server, ten gigs bought by real clients. Exit code 0 when every balance adds up."""
     from x402_gig import demo as shown
 
-    if not _run(shown.demo(as_json=as_json), logging.WARNING):
-        raise typer.Exit(1)
+    adds_up = _run(shown.demo(as_json=as_json), logging.WARNING)
+    if adds_up is None:
+        _complain("Interrupted.")
+    raise typer.Exit({True: 0, False: 1, None: 130}[adds_up])
 
 
 BUY_EXAMPLE = (
@@ -120,10 +138,10 @@ def buy(
     from x402_gig.gigs.pricing import to_tokens
 
     body = flags.body()
-    with _buyer(server, key_env, max_price) as buyer:
+    with _buyer(server, key_env, max_price, as_json) as buyer:
         payment = _sign(buyer, body)
         with err.status("Settling…"):
-            bought = _pay(buyer, payment, deadline)
+            bought = _pay(buyer, payment, deadline, as_json)
         _step("settled", (bought.receipt or {}).get("transaction", ""))
         if not as_json:
             _print_gig(bought.gig)
@@ -156,7 +174,7 @@ def sign(
 
 
 @contextlib.contextmanager
-def _buyer(server: str, key_env: str, max_price: str) -> "Iterator[Buyer]":
+def _buyer(server: str, key_env: str, max_price: str, as_json: bool = False) -> "Iterator[Buyer]":
     """Someone to buy with; a refusal inside ends the command with exit code 1 and everything that is wrong."""
     import httpx
 
@@ -168,6 +186,8 @@ def _buyer(server: str, key_env: str, max_price: str) -> "Iterator[Buyer]":
             yield Buyer(http, server, account, limit_units, notify=lambda why: _step("waiting", why))
     except Refused as exc:
         _complain(f"Nothing was charged. {exc.detail}", exc.problems)
+        if as_json:
+            print_json({"error": exc.detail, "problems": exc.problems, "charged": False})
         raise typer.Exit(1) from None
 
 
@@ -204,15 +224,21 @@ def _sign(buyer: "Buyer", body: bytes, version: int = 2) -> "Payment":
     return payment
 
 
-def _pay(buyer: "Buyer", payment: "Payment", deadline_s: int) -> "Bought":
+def _pay(buyer: "Buyer", payment: "Payment", deadline_s: int, as_json: bool) -> "Bought":
     # Whoever is told to stop here has a payment on its way, and must say so first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return buyer.pay(payment, deadline_s)
     except (OutcomeUnknown, KeyboardInterrupt) as exc:
-        _complain(f"The outcome is not known: {exc.detail if isinstance(exc, OutcomeUnknown) else 'interrupted'}.")
-        err.print("The gig may be paid. Repeating the same payment tells, and never charges twice:\n")
+        why = exc.detail if isinstance(exc, OutcomeUnknown) else "interrupted"
+        _complain(f"The outcome is not known: {why}.")
+        err.print(
+            "The gig may be paid. Repeating the same payment tells, and never charges twice. Sign anew only when it"
+        )
+        err.print(f"is refused, which it is at the latest after {payment.valid_until:%H:%M:%S} UTC:\n")
         err.print(payment.curl, markup=False, soft_wrap=True)
+        if as_json:
+            print_json({"error": why, "charged": None, "header": payment.header})
         raise typer.Exit(3) from None
 
 

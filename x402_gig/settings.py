@@ -1,11 +1,15 @@
 """All settings of `serve`, from the environment and `.env`; the only reader of either."""
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import dotenv_values
 from eth_account.hdaccount import seed_from_mnemonic
 from eth_utils.address import to_checksum_address
 from pydantic import (
@@ -144,8 +148,10 @@ class Settings(BaseSettings):
     @classmethod
     def _one_seed(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         seed_given = "seed" not in info.data or bool(info.data["seed"].get_secret_value())
-        if seed_given == (path is not None):
-            raise ValueError(f"this or {PREFIX}SEED must be set, and only one of them")
+        if seed_given and path is not None:
+            raise ValueError(f"{PREFIX}SEED is set too: keep one of them")
+        if not seed_given and path is None:
+            raise ValueError(f"set this, or {PREFIX}SEED")
         if path is not None:
             _read_phrase(path)
         return path
@@ -182,10 +188,24 @@ def _read_phrase(path: Path) -> str:
 
 def load(**overrides: Any) -> Settings:
     """The settings, checked. Raises CannotStart with every problem, each by the name of its setting."""
+    problems = list(_unknown_names())
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except ValidationError as exc:
-        raise CannotStart(_problem(error) for error in exc.errors(include_url=False, include_input=False)) from None
+        problems += [_problem(error) for error in exc.errors(include_url=False, include_input=False)]
+        raise CannotStart(problems) from None
+    if problems:
+        raise CannotStart(problems)
+    return settings
+
+
+def _unknown_names() -> Iterator[str]:
+    """A misspelt setting would silently be its default."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    for name in sorted(name for name in given if name.startswith(PREFIX) and name not in known):
+        close = get_close_matches(name, known, n=1)
+        yield f"{name}: there is no such setting{f'; is it {close[0]}?' if close else ''}"
 
 
 def _problem(error: Any) -> str:

@@ -57,10 +57,9 @@ def assert_bought(dev: Dev, buyer: LocalAccount, gig: Json) -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_scripts_to_copy_buy_a_gig(dev: Dev, script: str) -> None:
     buyer = dev.buyer(PURSE)
-    answer, settlement = run(*SCRIPTS[script], dev.url, key=key_of(buyer)).split("\n", 1)
+    answer = run(*SCRIPTS[script], dev.url, key=key_of(buyer)).splitlines()[0]
     assert answer.startswith("200 ")
     gig = json.loads(answer.removeprefix("200 "))
-    assert gig["payment"]["transaction"] in settlement
     assert_bought(dev, buyer, gig)
 
 

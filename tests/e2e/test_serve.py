@@ -132,7 +132,7 @@ def test_commission_may_not_go_to_the_token(chain: Chain, tmp_path: Path) -> Non
 
 def test_the_chain_must_be_the_networks(chain: Chain, tmp_path: Path) -> None:
     said = refused(chain, tmp_path, network="base-sepolia")
-    assert "RPC_URL leads to chain 8453, NETWORK is chain 84532" in said
+    assert "X402_GIG_RPC_URL leads to chain 8453, X402_GIG_NETWORK is chain 84532" in said
 
 
 def test_a_chain_without_the_token_is_refused(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_relayers_need_gas(chain: Chain, tmp_path: Path) -> None:
     """Under NETWORK=base nobody gives gas away, and a devnet looks like Base."""
     seed = new_seed()
     said = refused(chain, tmp_path, network="base", seed=seed)
-    assert "No relayer has gas" in said
+    assert "No relayer has enough gas" in said
     for index in range(2):
         assert derived(seed, f"m/44'/60'/1'/0/{index}").address.lower() in said
 

@@ -85,7 +85,7 @@ def test_an_empty_variable_is_one_that_is_not_set(environment: Environment, tmp_
 
 
 def test_settings_may_come_from_a_file_and_the_environment_wins(environment: Environment, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(f"{PREFIX}PORT=1\n{PREFIX}HOST=0.0.0.0\nOTHER=1\n{PREFIX}UNKNOWN=1\n")
+    (tmp_path / ".env").write_text(f"{PREFIX}PORT=1\n{PREFIX}HOST=0.0.0.0\nOTHER=1\n")
     settings = loaded(environment, PORT=2)
     assert (settings.host, settings.port) == ("0.0.0.0", 2)
 
@@ -119,7 +119,7 @@ def test_everything_that_is_missing_is_listed_at_once(environment: Environment) 
     assert problems(environment, **nothing) == [
         "X402_GIG_NETWORK is not set",
         "X402_GIG_RPC_URL is not set",
-        "X402_GIG_SEED_FILE: this or X402_GIG_SEED must be set, and only one of them",
+        "X402_GIG_SEED_FILE: set this, or X402_GIG_SEED",
         "X402_GIG_COMMISSION_ADDRESS is not set",
         "X402_GIG_PUBLIC_URL is not set",
     ]
@@ -179,7 +179,15 @@ def test_a_wrong_value_is_listed_by_its_name(environment: Environment, name: str
 def test_a_seed_comes_from_one_place(environment: Environment, tmp_path: Path) -> None:
     (tmp_path / "seed.txt").write_text(PHRASE)
     both = problems(environment, SEED_FILE="seed.txt")
-    assert both == ["X402_GIG_SEED_FILE: this or X402_GIG_SEED must be set, and only one of them"]
+    assert both == ["X402_GIG_SEED_FILE: X402_GIG_SEED is set too: keep one of them"]
+
+
+def test_a_misspelt_setting_is_named_wherever_it_stands(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("X402_GIG_RPCURL=http://127.0.0.1\n")
+    assert problems(environment, COMISSION_BPS="50") == [
+        "X402_GIG_COMISSION_BPS: there is no such setting; is it X402_GIG_COMMISSION_BPS?",
+        "X402_GIG_RPCURL: there is no such setting; is it X402_GIG_RPC_URL?",
+    ]
 
 
 def test_a_seed_file_must_be_there_and_hold_a_phrase(environment: Environment, tmp_path: Path) -> None:

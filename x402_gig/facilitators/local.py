@@ -90,6 +90,7 @@ class LocalFacilitator:
         self.wake: Callable[[], None] = lambda: None
 
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
+        self._settling.check_selling()
         return await self._wait(self._item(key, payment, order))
 
     async def resume(self, payment_id: int) -> Outcome:
@@ -191,9 +192,9 @@ class LocalFacilitator:
     async def _simulate(self, items: Sequence[Item], lane: Lane) -> list[Verdict]:
         try:
             return await simulate(self._node, [item.payment for item in items], lane)
-        except ChainRefused as refused:
+        except ChainRefused:
             if len(items) == 1:
-                raise ChainUnavailable(f"The payment cannot be simulated right now: {refused.detail}") from refused
+                raise
         middle = len(items) // 2
         halves = items[:middle], items[middle:]
         return [verdict for half in halves for verdict in await self._simulate(half, lane)]

@@ -18,7 +18,6 @@ from x402.schemas import PaymentPayload, SupportedResponse
 from x402_gig.chain.node import Node
 from x402_gig.errors import (
     CannotStart,
-    ChainRefused,
     ChainUnavailable,
     FacilitatorUnavailable,
     GigError,
@@ -31,7 +30,7 @@ from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.simulation import Lane, NeedsContractLane, Passes, Used, Verdict, lane_of, simulate
+from x402_gig.settlement.simulation import Lane, NeedsContractLane, Passes, Used, lane_of, simulate
 from x402_gig.store import payments
 from x402_gig.store.engine import Ledger
 from x402_gig.store.payments import Reservation
@@ -140,6 +139,7 @@ class RemoteFacilitator:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
+        self._settling.check_selling()
         # Requests that differ in signature or terms run on their own: the ledger decides between them.
         name = (key, payment.signature, order.fingerprint)
         writing = self._running.get(name) or self._begin(name, Reservation(key, payment, order))
@@ -202,9 +202,9 @@ class RemoteFacilitator:
         return outcome
 
     async def _simulate(self, wanted: Reservation) -> Outcome | None:
-        verdict = await self._verdict(wanted.payment, lane_of(self._node, wanted.payment))
+        [verdict] = await simulate(self._node, [wanted.payment], lane_of(self._node, wanted.payment))
         if isinstance(verdict, NeedsContractLane):
-            verdict = await self._verdict(wanted.payment, Lane.CONTRACT)
+            [verdict] = await simulate(self._node, [wanted.payment], Lane.CONTRACT)
         if isinstance(verdict, Used):
             return await self._claims.claim(wanted, verdict.block_number)
         if isinstance(verdict, Rejected):
@@ -212,12 +212,6 @@ class RemoteFacilitator:
         if not isinstance(verdict, Passes):
             raise ChainUnavailable("The payment cannot be simulated right now")
         return None
-
-    async def _verdict(self, payment: Payment, lane: Lane) -> Verdict:
-        try:
-            return (await simulate(self._node, [payment], lane))[0]
-        except ChainRefused as refused:
-            raise ChainUnavailable(f"The payment cannot be simulated right now: {refused.detail}") from refused
 
     async def _verify(self, payment: Payment) -> Rejected | None:
         verdict = await self._client.verify(self._body(payment))

@@ -62,7 +62,7 @@ class Dispatcher:
     async def _work_once(self, relayer: Relayer) -> None:
         # Asked first: what cannot be paid for is not written down, and is left to a relayer that can pay.
         if not await relayer.has_gas():
-            log.error("relayer %s is out of gas: send it some of the chain's native currency", relayer.wallet.address)
+            log.error("out of gas: %s", await relayer.gas_report())
             await asyncio.sleep(NO_GAS_S)
             return
         job = self._next_job()

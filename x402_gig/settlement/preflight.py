@@ -9,6 +9,7 @@ from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Node, sign_transaction
 from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import CannotStart
+from x402_gig.settlement.relayer import Relayer
 from x402_gig.settlement.simulation import READ_GAS
 from x402_gig.store import binding
 from x402_gig.store.binding import Binding, Cursor
@@ -26,7 +27,9 @@ async def check_chain(node: Node) -> None:
     """The chain and the token are the expected ones. Raises CannotStart."""
     chain_id = await node.chain_id()
     if chain_id != node.token.chain_id:
-        raise CannotStart([f"RPC_URL leads to chain {chain_id}, NETWORK is chain {node.token.chain_id}"])
+        raise CannotStart(
+            [f"X402_GIG_RPC_URL leads to chain {chain_id}, X402_GIG_NETWORK is chain {node.token.chain_id}"]
+        )
     if not await node.code(node.token.address):
         raise CannotStart([f"There is no token at {node.token.address} on this chain"])
     if await node.domain_separator() != "0x" + node.token.domain_separator.hex():
@@ -42,15 +45,15 @@ def check_commission_address(address: str, token: str, wallets: Wallets, relayer
         **{wallets.gig_address(gig_id): "a gig's wallet" for gig_id in range(1, WALLETS_CHECKED + 1)},
     }
     if address in ours:
-        raise CannotStart([f"COMMISSION_ADDRESS is {ours[address]}: it must be an address of the operator's own"])
+        raise CannotStart([f"X402_GIG_COMMISSION_ADDRESS is {ours[address]}: it must be an address of your own"])
 
 
-async def check_gas(node: Node, relayers: Sequence[Wallet]) -> None:
-    """At least one relayer can pay for gas. Raises CannotStart."""
-    balances = await asyncio.gather(*(node.native_balance(relayer.address) for relayer in relayers))
-    if not any(balances):
-        addresses = ", ".join(relayer.address for relayer in relayers)
-        raise CannotStart([f"No relayer has gas: send some of the chain's native currency to {addresses}"])
+async def check_gas(relayers: Sequence[Relayer]) -> Wallet:
+    """The wallet of a relayer that can pay for gas. Raises CannotStart when there is none."""
+    for relayer in relayers:
+        if await relayer.has_gas():
+            return relayer.wallet
+    raise CannotStart([f"No relayer has enough gas: {await relayer.gas_report()}" for relayer in relayers])
 
 
 async def ensure_batcher(node: Node, payer: Wallet) -> None:
@@ -84,21 +87,36 @@ async def _deploy(node: Node, payer: Wallet) -> bytes:
     raise CannotStart(["The batcher's deployment was not mined in time: start again"])
 
 
-async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:
-    """The ledger belongs to this chain and seed; a fresh one becomes theirs. Raises CannotStart."""
-    ours = Binding(node.token.chain_id, await node.genesis_hash(), wallets.intake.address)
+async def check_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> bool:
+    """Is the ledger bound already? One that belongs to another chain or seed raises CannotStart."""
+    ours = await _binding(node, wallets)
     bound = await ledger.read(binding.bound_to)
-    if bound is None:
-        await _check_unused(node, wallets)
-        head = await node.head()
-        await ledger.write(lambda c: binding.bind(c, ours, Cursor(head.number, head.hash)))
-        return
+    if bound is None or bound == ours:
+        return bound is not None
     if bound.intake != ours.intake:
-        raise CannotStart([f"The ledger belongs to the intake {bound.intake}: another seed or WALLET_ACCOUNT made it"])
-    if bound != ours:
         raise CannotStart(
-            ["The ledger belongs to another chain (a devnet is a new chain at every start): use another DATABASE_URL"]
+            [f"The ledger belongs to the intake {bound.intake}: another seed or X402_GIG_WALLET_ACCOUNT made it"]
         )
+    advice = "use another X402_GIG_DATABASE_URL"
+    raise CannotStart([f"The ledger belongs to another chain (a devnet is a new one at every start): {advice}"])
+
+
+async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:
+    """Make a fresh ledger this chain's and this seed's. Raises CannotStart when the seed has funded gigs before."""
+    ours = await _binding(node, wallets)
+    await _check_unused(node, wallets)
+    head = await node.head()
+    await ledger.write(lambda c: binding.bind(c, ours, Cursor(head.number, head.hash)))
+
+
+async def _binding(node: Node, wallets: Wallets) -> Binding:
+    return Binding(node.token.chain_id, await node.genesis_hash(), wallets.intake.address)
+
+
+async def check_not_halted(ledger: Ledger) -> None:
+    """The intake moved nothing that the ledger does not know of. Raises CannotStart."""
+    if halt := await ledger.read(binding.funding_halt):
+        raise CannotStart([f'{halt}. Restore the newest ledger, or see "When funding is halted" in docs/operations.md'])
 
 
 async def _check_unused(node: Node, wallets: Wallets) -> None:
@@ -114,6 +132,6 @@ async def _check_unused(node: Node, wallets: Wallets) -> None:
             raise CannotStart(
                 [
                     "The ledger is empty but this seed has funded gigs before: restore the ledger's backup, or set "
-                    "another WALLET_ACCOUNT"
+                    "another X402_GIG_WALLET_ACCOUNT"
                 ]
             )

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Node, Receipt, sign_transaction
@@ -67,11 +68,18 @@ class Relayer:
     async def has_gas(self) -> bool:
         """Enough for two full batches at the present fee? A yes is ten seconds old at most."""
         if time.monotonic() > self._has_gas_until:
-            needed = LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self._fees()).max_fee
-            if await self.node.native_balance(self.wallet.address) < needed:
+            if await self.node.native_balance(self.wallet.address) < await self._gas_needed():
                 return False
             self._has_gas_until = time.monotonic() + HAS_GAS_TTL_S
         return True
+
+    async def _gas_needed(self) -> int:
+        return LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self._fees()).max_fee
+
+    async def gas_report(self) -> str:
+        """For the operator: who holds how much of the native currency, and how much is enough."""
+        held, needed = await self.node.native_balance(self.wallet.address), await self._gas_needed()
+        return f"relayer {self.wallet.address} holds {_ether(held)} ETH and needs {_ether(needed)}"
 
     async def write_down(self, purpose: str, plan: Callable[[Connection], Batch | None]) -> Slot | None:
         """Sign a batch and keep it, in the transaction in which `plan` reserves what it carries.
@@ -83,7 +91,7 @@ class Relayer:
 
     async def _fees(self) -> Fees:
         priority = max(await self.node.priority_fee(), MIN_PRIORITY_FEE)
-        return Fees(2 * self.watcher.head.base_fee + priority, priority)
+        return Fees(2 * (await self.watcher.newest()).base_fee + priority, priority)
 
     def _write_down(
         self, connection: Connection, purpose: str, plan: Callable[[Connection], Batch | None], fees: Fees
@@ -186,3 +194,7 @@ class Relayer:
             if await self.node.receipt(attempt.transaction.hash):
                 return False
         return True
+
+
+def _ether(wei: int) -> str:
+    return f"{Decimal(wei) / 10**18:.6f}"

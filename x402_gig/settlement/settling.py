@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.errors import Unavailable
 from x402_gig.payments.outcome import Outcome, Settled, Unknown
 from x402_gig.store import binding, deposits, funding, payments
 from x402_gig.store.deposits import Shop
@@ -26,6 +27,8 @@ class Settling:
         self._shop = shop
         self._intake = intake
         self._asset = asset
+        # Why nothing new is sold and nothing of ours is signed; see `binding.halt_funding`.
+        self.halt = ""
         self._waiting: dict[int, list[asyncio.Future[Outcome]]] = defaultdict(list)
         self.funding_due: Callable[[], None] = lambda: None
 
@@ -48,13 +51,19 @@ class Settling:
 
         settled, strangers = await self._ledger.write(work)
         for stranger in strangers:
-            log.critical("funding stopped: %s", _halt_reason(stranger))
+            self.halt = _halt_reason(stranger)
+            log.critical("halted: %s", self.halt)
         for payment_id, outcome in settled.items():
             log.info("payment %d settled in %s", payment_id, outcome.transaction)
             self.tell(payment_id, outcome)
         if settled:
             self.funding_due()
         return settled
+
+    def check_selling(self) -> None:
+        """Raises Unavailable when a new deposit could not be passed on."""
+        if self.halt:
+            raise Unavailable("This server does not sell at the moment: its operator must look into its ledger")
 
     def expect(self, payment_id: int, future: "asyncio.Future[Outcome]") -> None:
         """Resolve `future` with the payment's outcome when there is one."""

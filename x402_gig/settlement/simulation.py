@@ -7,6 +7,7 @@ from enum import Enum, auto
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.node import Node
+from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.outcome import Rejected
 from x402_gig.payments.payment import Authorization, Payment
 
@@ -120,11 +121,8 @@ def _reason(payment: Payment, block_number: int, results: Sequence[Result], lane
     if used.number:
         return Used(block_number)
     if balance.number < payment.authorization.value:
-        held = balance.number
-        return Rejected(
-            "insufficient_funds",
-            f"The payer holds {held} base units of USDC and the price is {payment.authorization.value}",
-        )
+        held, price = to_tokens(balance.number), to_tokens(payment.authorization.value)
+        return Rejected("insufficient_funds", f"The payer holds {held} USDC and the price is {price} USDC")
     if transfer.success and _moved(transfer):
         return Again()
     return Rejected("invalid_transaction_state", f"The token refuses the payment: {transfer.revert_reason[:100]}")

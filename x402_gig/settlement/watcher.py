@@ -33,13 +33,11 @@ class Watcher:
         self._woken = asyncio.Event()
         self._head: Block | None = None
         self.seen_at = 0.0
+        self.problem = ""
 
-    @property
-    def head(self) -> Block:
-        """The newest block seen."""
-        if self._head is None:
-            raise RuntimeError("the watcher has not caught up yet")
-        return self._head
+    async def newest(self) -> Block:
+        """The newest block seen; asked for where none was. Raises ChainUnavailable."""
+        return self._head or await self._node.head()
 
     @property
     def cursor(self) -> Block:
@@ -55,9 +53,19 @@ class Watcher:
             try:
                 await self.catch_up()
             except GigError as exc:
-                log.warning("watcher: %s", exc.detail)
+                self._report(exc.detail)
+            else:
+                self._report("")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), interval_s)
+
+    def _report(self, problem: str) -> None:
+        """Log a problem when it begins and when it is over, not twice a second."""
+        if problem and not self.problem:
+            log.warning("watcher: %s", problem)
+        elif self.problem and not problem:
+            log.warning("watcher: the chain can be read again")
+        self.problem = problem
 
     def wake(self) -> None:
         """Look again now: there may be something new."""

@@ -175,6 +175,7 @@ def test_the_length_of_a_header_is_bounded(version: int) -> None:
     room = MAX_HEADER_CHARS // 4 * 3 - len(text)
     assert read(version, encoded(text + b" " * room)) == read(version, document(version))
     assert "longer than 8192" in refusal(version, encoded(text + b" " * (room + 1)))
+    assert "longer than 8192" in refusal(version, "A" * (MAX_HEADER_CHARS + 1))
 
 
 # Not a payment

@@ -115,6 +115,14 @@ def test_a_deposit_has_one_owner_and_an_owner_one_deposit(db: Connection) -> Non
         db.execute(insert(tables.deposits), row)
 
 
+def test_a_deposit_that_is_somebodys_pays_nothing_else(db: Connection) -> None:
+    reserved(db, 1, 2)
+    deposits.record(db, ASSET, [transfer(1)])
+    db.execute(tables.deposits.update().values(payment_id=2))
+    assert deposits.settle(db, SHOP, [word(1)]) == {}
+    assert gig_count(db) == 0
+
+
 def vars_of(moved: AuthorizedTransfer) -> dict[str, object]:
     names = ("payer", "nonce", "value", "transaction", "log_index", "block_number", "block_hash")
     return {name: getattr(moved, name) for name in names}

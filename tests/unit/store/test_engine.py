@@ -169,7 +169,7 @@ def test_readers_do_not_wait_for_a_writer(ledger: Ledger) -> None:
         assert asyncio.run(ledger.read(count)) == 0
 
 
-def test_a_transaction_is_not_torn_by_a_client_that_hangs_up(ledger: Ledger) -> None:
+def test_what_was_asked_to_be_written_is_written_though_the_asker_leaves(ledger: Ledger) -> None:
     begun, may_end = threading.Event(), threading.Event()
 
     def slow(db: Connection) -> None:
@@ -178,15 +178,17 @@ def test_a_transaction_is_not_torn_by_a_client_that_hangs_up(ledger: Ledger) -> 
         may_end.wait(5)
 
     async def hang_up() -> int:
-        writing = asyncio.ensure_future(ledger.write(slow))
+        running = asyncio.ensure_future(ledger.write(slow))
+        queued = asyncio.ensure_future(ledger.write(lambda db: db.execute(insert(slots), slot(2))))
         await asyncio.to_thread(begun.wait, 5)
-        writing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await writing
+        for writing in (running, queued):
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
         may_end.set()
         return await ledger.write(count)
 
-    assert asyncio.run(hang_up()) == 1
+    assert asyncio.run(hang_up()) == 2
 
 
 # Conflicts

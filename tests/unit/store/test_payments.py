@@ -167,6 +167,13 @@ def test_a_final_payment_stays_as_it_is(db: Connection) -> None:
     assert payments.outcomes(db, [1, 2]) == {1: outcome, 2: REJECTED}
 
 
+def test_a_payment_whose_deposit_came_is_not_rejected(db: Connection) -> None:
+    reserved(db, 1)
+    deposits.record(db, key(1).asset, [transfer(1)])
+    db.execute(update(tables.deposits).values(payment_id=1))
+    assert not payments.reject(db, 1, REJECTED)
+
+
 # Abandoned
 
 
