@@ -1,0 +1,55 @@
+"""A ledger that does not know all that its intake did must not sell: a gig wallet belongs to one gig for ever."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from eth_account import Account
+
+from tests.harness import devnet, gig_terms, payment_header, served, until
+
+
+def seed() -> str:
+    Account.enable_unaudited_hdwallet_features()
+    return str(Account.create_with_mnemonic()[1])
+
+
+def backup(source: Path, target: Path) -> None:
+    with sqlite3.connect(source) as old, sqlite3.connect(target) as new:
+        old.backup(new)
+
+
+def test_an_old_backup_does_not_start(tmp_path: Path) -> None:
+    ledger, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    with devnet() as chain:
+        same = {"seed": seed(), "database_url": f"sqlite:///{ledger}"}
+        with served(chain, **same) as server:
+            server.funded(server.buy(server.buyer()).json()["gig_id"])
+            backup(ledger, copy)
+            newer = server.buy(server.buyer()).json()["gig_id"]
+            server.funded(newer)
+
+        with (
+            pytest.raises(AssertionError, match="an old backup"),
+            served(chain, **same | {"database_url": f"sqlite:///{copy}"}),
+        ):
+            pass
+
+        with served(chain, **same) as server:
+            assert server.gig(newer)["funding"]["state"] == "funded"
+            assert server.buy(server.buyer()).status_code == 200
+
+
+def test_a_seed_that_is_in_use_elsewhere_stops_the_sale() -> None:
+    with devnet() as chain:
+        shared = seed()
+        with served(chain, seed=shared) as first, served(chain, seed=shared) as second:
+            first.funded(first.buy(first.buyer()).json()["gig_id"])
+            until(lambda: second.http.get(second.url + "/readyz").status_code == 503)
+            buyer, terms = second.buyer(11_000_000), gig_terms()
+
+            answer = second.post(terms, payment_header(buyer, second.quote(terms)))
+
+            assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable")
+            assert list(second.http.get(second.url + "/readyz").json()["problems"]) == ["halted"]
+            assert second.usdc(buyer.address) == 11_000_000
