@@ -80,7 +80,7 @@ SIGNATURE = "The signature is not the payer's"
 @pytest.mark.parametrize(
     ("make", "reason", "detail"),
     [
-        (poor, "insufficient_funds", "The payer holds 10999999 base units of USDC and the price is 11000000"),
+        (poor, "insufficient_funds", "The payer holds 10.999999 USDC and the price is 11 USDC"),
         (forged, "invalid_exact_evm_payload_signature", SIGNATURE),
         (forged_and_poor, "invalid_exact_evm_payload_signature", SIGNATURE),
         (of_another_amount, "invalid_exact_evm_payload_signature", SIGNATURE),

@@ -91,7 +91,8 @@ def _dialect(connection: Connection) -> Any:
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    # The parser of the option takes a single % for an interpolation.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
