@@ -1,5 +1,6 @@
 """The official SDK's facilitator as a service of its own, with its own key: `python facilitator_service.py RPC_URL`."""
 
+import asyncio
 import selectors
 import socket
 import subprocess
@@ -9,13 +10,16 @@ from contextlib import contextmanager
 
 import uvicorn
 from eth_account import Account
-from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from web3 import HTTPProvider
 from web3.types import RPCEndpoint
 from x402 import x402FacilitatorSync
 from x402.mechanisms.evm import FacilitatorWeb3Signer
 from x402.mechanisms.evm.exact import register_exact_evm_facilitator
-from x402.schemas import SettleResponse, SupportedResponse, VerifyResponse
 from x402.schemas.responses import SettleRequest, VerifyRequest
 
 NETWORK = "eip155:8453"
@@ -23,28 +27,36 @@ START_TIMEOUT_S = 60
 PLENTY_WEI = 10**21
 
 
-def service(rpc_url: str) -> FastAPI:
+def service(rpc_url: str) -> Starlette:
     """The three endpoints of the facilitator API, settling on `rpc_url` with a fresh key that has gas."""
     account = Account.create()
     HTTPProvider(rpc_url).make_request(RPCEndpoint("anvil_setBalance"), [account.address, hex(PLENTY_WEI)])
     signer = FacilitatorWeb3Signer(bytes(account.key).hex(), rpc_url)
     facilitator = register_exact_evm_facilitator(x402FacilitatorSync(), signer, NETWORK)
-    app = FastAPI()
 
-    # Plain functions: the SDK blocks, so each request gets a thread.
-    @app.post("/verify")
-    def verify(asked: VerifyRequest) -> VerifyResponse:
-        return facilitator.verify(asked.payment_payload, asked.payment_requirements)
+    # In threads: the SDK blocks.
+    async def verify(request: Request) -> Response:
+        asked = VerifyRequest.model_validate_json(await request.body())
+        return _json(await asyncio.to_thread(facilitator.verify, asked.payment_payload, asked.payment_requirements))
 
-    @app.post("/settle")
-    def settle(asked: SettleRequest) -> SettleResponse:
-        return facilitator.settle(asked.payment_payload, asked.payment_requirements)
+    async def settle(request: Request) -> Response:
+        asked = SettleRequest.model_validate_json(await request.body())
+        return _json(await asyncio.to_thread(facilitator.settle, asked.payment_payload, asked.payment_requirements))
 
-    @app.get("/supported")
-    def supported() -> SupportedResponse:
-        return facilitator.get_supported()
+    async def supported(request: Request) -> Response:
+        return _json(facilitator.get_supported())
 
-    return app
+    return Starlette(
+        routes=[
+            Route("/verify", verify, methods=["POST"]),
+            Route("/settle", settle, methods=["POST"]),
+            Route("/supported", supported),
+        ]
+    )
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(by_alias=True, exclude_none=True), media_type="application/json")
 
 
 @contextmanager
