@@ -48,7 +48,6 @@ contract Batcher {
 
     /// @notice For `eth_call`: what each call would do, one after the other, and at which block.
     function simulate(Call[] calldata calls) external returns (uint256 blockNumber, Result[] memory results) {
-        require(calls.length <= MAX_CALLS, TooManyCalls());
         results = new Result[](calls.length);
         uint256 reserve = RESERVE + RESULT_RESERVE * calls.length;
         for (uint256 i = 0; i < calls.length; ++i) {

@@ -115,6 +115,7 @@ class Server:
         await preflight.ensure_batcher(self.node, await preflight.check_gas(self.relayers))
         if not is_bound:
             await preflight.bind_ledger(self.node, self.ledger, self.wallets)
+        await preflight.check_relayers(self.ledger, wallets)
         await self.ledger.write(payments.mark_open_abandoned)
         # Before anything is signed: has money left the intake without this ledger knowing?
         await self.watcher.catch_up()
@@ -160,6 +161,7 @@ class Server:
         except GigError as exc:
             problems["database"] = exc.detail
         try:
+            await self.node.head()
             with_gas = await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))
             if not any(with_gas):
                 problems["gas"] = "; ".join([await relayer.gas_report() for relayer in self.relayers])

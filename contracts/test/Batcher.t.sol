@@ -163,7 +163,8 @@ contract BatcherTest is Test {
         same(passed, type(uint256).max);
         bytes memory tooMany = abi.encodeCall(batcher.execute, (address(target), 30_000, _same(257, hex"07")));
         _refused(tooMany, Batcher.TooManyCalls.selector);
-        _refused(abi.encodeCall(batcher.simulate, (new Batcher.Call[](257))), Batcher.TooManyCalls.selector);
+        (, Batcher.Result[] memory results) = batcher.simulate(new Batcher.Call[](300));
+        same(results[299].tried ? 1 : 0, 1);
     }
 
     // executeOn

@@ -288,3 +288,49 @@ def test_without_gas_nothing_is_charged_and_readyz_says_so() -> None:
         assert answer.status_code == 503, answer.text
         assert server.usdc(buyer.address) == 11_000_000
         assert "gas" in server.http.get(server.url + "/readyz").json()["problems"]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_whoever_hangs_up_and_signs_again_at_once_is_charged_once(stalled: Dev, busy: bool) -> None:
+    """Also when the first payment still waits behind two busy relayers."""
+    others = [(gig_terms(), stalled.buyer()) for _ in range(2 if busy else 0)]
+    with ThreadPoolExecutor(8) as threads:
+        for terms, buyer in others:
+            threads.submit(stalled.post, terms, payment_header(buyer, stalled.quote(terms)))
+        until(lambda: pending(stalled) == len(others))
+        orders = [(gig_terms(), stalled.buyer(44_000_000)) for _ in range(3)]
+        answers = []
+        for terms, buyer in orders:
+            requirements = stalled.quote(terms)
+            header = payment_header(buyer, requirements)
+            with pytest.raises(httpx.ReadTimeout):
+                stalled.http.post(stalled.url + "/api/gigs/create/x402", json=terms, headers=header, timeout=0.3)
+            answers.append(threads.submit(stalled.post, terms, payment_header(buyer, requirements)))
+        until(lambda: pending(stalled) >= 1)
+        mine(stalled)
+        results = [answer.result() for answer in answers]
+
+    assert [result.status_code for result in results] == [200] * 3
+    assert [stalled.usdc(buyer.address) for _, buyer in orders] == [33_000_000] * 3
+
+
+def test_with_more_confirmations_gigs_and_funding_wait_for_them_and_nothing_is_wrong() -> None:
+    with devnet("--block-time", "1") as chain, served(chain, confirmations=3) as server:
+        for _ in range(2):
+            bought = server.buy(server.buyer())
+            assert bought.status_code == 200, bought.text
+            deposit = server.rpc("eth_getTransactionReceipt", bought.json()["payment"]["transaction"])
+            head = int(server.rpc("eth_blockNumber"), 16)
+            assert head >= int(deposit["blockNumber"], 16) + 2
+            gig = server.funded(bought.json()["gig_id"])
+            assert server.usdc(gig["gig_wallet_address"]) == 10_000_000
+            assert server.http.get(server.url + "/readyz").json()["warnings"] == {}
+
+
+def test_copies_of_a_worthless_payment_do_not_hold_up_an_honest_one(dev: Dev) -> None:
+    pauper, buyer = dev.buyer(0), dev.buyer()
+    header = payment_header(pauper, dev.quote(gig_terms()))
+    with ThreadPoolExecutor(40) as threads:
+        copies = [threads.submit(dev.post, gig_terms(), header) for _ in range(40)]
+        assert dev.buy(buyer).status_code == 200
+        assert {copy.result().status_code for copy in copies} == {402}

@@ -1,10 +1,12 @@
 """The HTTP face: routes, the paywall in front of one of them, CORS around everything."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -69,7 +71,10 @@ class Api:
 
     async def show_gig(self, request: Request) -> Response:
         gig_id = request.path_params["gig_id"]
-        gig = await self.find_gig(gig_id)
+        if not re.fullmatch("[0-9]{1,100}", gig_id):
+            raise HTTPException(404)
+        # Longer than any id, and not worth a conversion.
+        gig = await self.find_gig(int(gig_id)) if len(gig_id) < 20 else None
         if gig is None:
             raise NotFound(f"Gig with id {gig_id} not found")
         return JSONResponse({"data": gig_view(gig, self.shop.chain_id, datetime.now(UTC))})
@@ -87,11 +92,14 @@ class Api:
         paywall = Middleware(PaymentGate, product=self.shop, checkout=self.checkout, public_url=self.public_url)
         routes = [
             Route("/api/gigs/create/x402", self.create_gig, methods=["POST"], middleware=[paywall]),
-            Route("/api/gigs/{gig_id:int}", self.show_gig),
+            Route("/api/gigs/{gig_id}", self.show_gig),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
         ]
-        return with_cors(Starlette(routes=routes, exception_handlers=HANDLERS))
+        app = Starlette(routes=routes, exception_handlers=HANDLERS)
+        # A redirect would name the host of the request, not the public one, and lose the payment on the way.
+        app.router.redirect_slashes = False
+        return with_cors(app)
 
 
 def with_cors(app: ASGIApp) -> ASGIApp:

@@ -120,7 +120,8 @@ class LocalFacilitator:
             return
         if isinstance(outcome, Unknown):
             self._settling.tell(payment_id, outcome)
-        if item.waiters == 0 or isinstance(outcome, Unknown):
+        if item.waiters == 0 and item.payment_id is None:
+            # Settled without being sent; a payment that was sent got its mark when its last waiter left.
             self._spawn(self._settling.abandon(payment_id))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -136,13 +137,20 @@ class LocalFacilitator:
     async def _wait(self, item: Item) -> Outcome:
         item.waiters += 1
         try:
-            return await asyncio.shield(item.future)
+            outcome = await asyncio.shield(item.future)
         except asyncio.CancelledError:
-            if item.waiters == 1 and item.payment_id is not None:
+            item.waiters -= 1
+            if item.waiters == 0 and item.payment_id is not None:
                 await asyncio.shield(self._settling.abandon(item.payment_id))
             raise
-        finally:
+        except GigError:
             item.waiters -= 1
+            raise
+        item.waiters -= 1
+        if isinstance(outcome, Unknown) and item.payment_id is not None:
+            # On disk before the buyer hears of it: the next signature may follow at once.
+            await self._settling.abandon(item.payment_id)
+        return outcome
 
     def waits(self) -> bool:
         return any(self._queues.values())
@@ -170,16 +178,25 @@ class LocalFacilitator:
         """What fits one transaction, oldest first; of the same payment at most one."""
         queue = self._queues[lane]
         taken: dict[PaymentKey, Item] = {}
+        copies: list[Item] = []
         gas = data = 0
-        while queue and len(taken) < self._largest and queue[0].key not in taken:
-            call = transfer_call(queue[0].payment, lane)
+        while queue and len(taken) < self._largest:
+            item = queue.popleft()
+            if item.waiters == 0 and item.payment_id is None:
+                item.fail(Unavailable("Nobody waits for this payment, so it was not sent"))
+            if item.future.done():
+                continue
+            if item.key in taken:
+                copies.append(item)
+                continue
+            call = transfer_call(item.payment, lane)
             gas += batcher.calldata_gas(call) + batcher.call_gas(lane.call_gas)
             data += len(call) + 96
             if taken and (gas > batcher.MAX_TRANSACTION_GAS - BATCH_GAS or data > batcher.MAX_CALLDATA_BYTES):
+                queue.appendleft(item)
                 break
-            item = queue.popleft()
-            if not item.future.done():
-                taken[item.key] = item
+            taken[item.key] = item
+        queue.extendleft(reversed(copies))
         return list(taken.values())
 
     async def _sift(self, items: Sequence[Item], lane: Lane, again: list[Item]) -> list[Item]:
@@ -192,9 +209,10 @@ class LocalFacilitator:
     async def _simulate(self, items: Sequence[Item], lane: Lane) -> list[Verdict]:
         try:
             return await simulate(self._node, [item.payment for item in items], lane)
-        except ChainRefused:
+        except ChainRefused as refused:
             if len(items) == 1:
-                raise
+                log.warning("a payment cannot be simulated: %s", refused.detail)
+                return [Again()]
         middle = len(items) // 2
         halves = items[:middle], items[middle:]
         return [verdict for half in halves for verdict in await self._simulate(half, lane)]
@@ -251,6 +269,8 @@ class LocalFacilitator:
         if payment_id is not None:
             item.payment_id = payment_id
             self._settling.expect(payment_id, item.future)
+            if item.waiters == 0:
+                self._spawn(self._settling.abandon(payment_id))
         else:
             self._spawn(self._follow(item))
 

@@ -43,6 +43,10 @@ class Book(Protocol):
         """Make `key` another name of that payment; False when somebody else took the mark first."""
         ...
 
+    async def abandon(self, payment_id: int) -> None:
+        """Its buyer stopped waiting."""
+        ...
+
     async def forget_abandoned(self, payment_id: int) -> None:
         """Its buyer came back and has the answer: the mark is gone."""
         ...
@@ -132,9 +136,14 @@ class Checkout:
         abandoned = await self._book.find_abandoned(key, order.fingerprint, int(self._clock()))
         if abandoned is None or not await self._proven(payment):
             return None
-        if not await self._book.take_abandoned(key, abandoned, payment.signature):
-            return None
-        return await self._hold(self._facilitator.resume(abandoned))
+        try:
+            if not await self._book.take_abandoned(key, abandoned, payment.signature):
+                return None
+            return await self._hold(self._facilitator.resume(abandoned))
+        except asyncio.CancelledError:
+            # The mark may be taken already, and this buyer left too: it is there for the next one.
+            await asyncio.shield(self._book.abandon(abandoned))
+            raise
 
     async def _proven(self, payment: Payment) -> bool:
         return await self._prover.proves(payment.authorization, payment.signature)

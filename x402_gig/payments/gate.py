@@ -30,6 +30,7 @@ from x402_gig.payments.outcome import Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment
 
 MAX_BODY_BYTES = 64 * 1024
+BODY_TIMEOUT_S = 30
 PAYMENT_NEEDED = "Payment required: sign one of accepts and send it in the PAYMENT-SIGNATURE header (X-PAYMENT in v1)"
 
 
@@ -44,7 +45,7 @@ class PaymentGate:
         self._required = lru_cache(maxsize=1024)(self._build_required)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive)
+        body = await _read_body_in_time(receive)
         payment = wire.read_payment(dict(Headers(scope=scope)))
         asked = parse_object(body)
         order = self._product.order(asked)
@@ -112,6 +113,14 @@ class PaymentGate:
         v1 = PaymentRequiredV1(error=error, accepts=[seller.requirements_v1(amount, url, description)])
         body = v1.model_dump(by_alias=True, exclude_none=True) | ({"detail": detail} if detail else {})
         return encode_payment_required_header(v2), json.dumps(body)
+
+
+async def _read_body_in_time(receive: Receive) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await read_body(receive)
+    except TimeoutError:
+        raise BadRequest(f"The request body did not arrive within {BODY_TIMEOUT_S} s") from None
 
 
 async def read_body(receive: Receive) -> bytes:

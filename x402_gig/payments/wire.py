@@ -163,6 +163,4 @@ def receipt_header(payment: Payment, network: Network, outcome: Settled | Reject
     if isinstance(outcome, Rejected):
         response.error_reason = outcome.reason
         response.error_message = outcome.detail
-    else:
-        response.amount = str(payment.authorization.value)
     return RESPONSE_HEADERS[payment.version], encode_payment_response_header(response)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from x402_gig.errors import GigError
+from x402_gig.errors import GigError, Unavailable
 from x402_gig.settlement.funding import Funding
 from x402_gig.settlement.relayer import Relayer
 
@@ -52,16 +52,19 @@ class Dispatcher:
                     await relayer.start()
                     started = True
                 await self._work_once(relayer)
+            # Start again after either: a slot that was written down must be finished before the next one.
             except GigError as exc:
                 log.warning("relayer %s: %s", relayer.wallet.address, exc.detail)
+                started = False
                 await asyncio.sleep(AFTER_ERROR_S)
             except Exception:  # one batch's bug must not stop the relayer for the batches after it
                 log.exception("relayer %s: a batch failed unexpectedly", relayer.wallet.address)
+                started = False
                 await asyncio.sleep(AFTER_ERROR_S)
 
     async def _work_once(self, relayer: Relayer) -> None:
         # Asked first: what cannot be paid for is not written down, and is left to a relayer that can pay.
-        if not await relayer.has_gas():
+        if await _is_out_of_gas(relayer):
             log.error("out of gas: %s", await relayer.gas_report())
             await asyncio.sleep(NO_GAS_S)
             return
@@ -81,3 +84,11 @@ class Dispatcher:
                 await self._work.wait()
         except TimeoutError:
             pass
+
+
+async def _is_out_of_gas(relayer: Relayer) -> bool:
+    """False also when the chain does not answer: then the job fails, and its buyers are told at once."""
+    try:
+        return not await relayer.has_gas()
+    except Unavailable:
+        return False

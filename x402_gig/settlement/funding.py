@@ -54,10 +54,10 @@ class Funding:
     async def run(self, relayer: Relayer) -> None:
         """Send one funding batch; `problem` and a pause when the chain refuses it."""
         self._busy = True
-        # Work that comes up from here on makes it due again.
-        self._due_since = None
+        # Work that comes up from here on makes it due again; what does not fit this batch has waited since then.
+        waiting_since, self._due_since = self._due_since, None
         try:
-            problem = await self._send_batch(relayer)
+            problem = await self._send_batch(relayer, waiting_since)
         except BaseException:
             self.due()
             raise
@@ -69,7 +69,7 @@ class Funding:
             log.error("funding: %s", problem)
         self.problem = problem
 
-    async def _send_batch(self, relayer: Relayer) -> str:
+    async def _send_batch(self, relayer: Relayer, waiting_since: float | None) -> str:
         if halt := await self.ledger.read(binding.funding_halt):
             return halt
         anchor = await self.node.head()
@@ -79,7 +79,11 @@ class Funding:
         if slot is None:
             return await self._idle(anchor, balance)
         receipt = await relayer.finish(slot)
-        # More may have been due than fits one batch.
+        if receipt is not None and relayer.confirmations > 1:
+            # Its transfers are written down when they are deep enough, and are not to be signed again before.
+            await relayer.watcher.passed(receipt.block_number)
+        if len(sent) >= MAX_REWARDS:
+            self._due_since = waiting_since
         self.due()
         if receipt is None or receipt.success:
             left = await self.ledger.read(lambda c: funding.still_due(c, sent))

@@ -11,7 +11,7 @@ from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import CannotStart
 from x402_gig.settlement.relayer import Relayer
 from x402_gig.settlement.simulation import READ_GAS
-from x402_gig.store import binding
+from x402_gig.store import binding, slots
 from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.engine import Ledger
 
@@ -111,6 +111,18 @@ async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:
 
 async def _binding(node: Node, wallets: Wallets) -> Binding:
     return Binding(node.token.chain_id, await node.genesis_hash(), wallets.intake.address)
+
+
+async def check_relayers(ledger: Ledger, wallets: Sequence[Wallet]) -> None:
+    """Every transaction under way has its relayer. Raises CannotStart."""
+    ours = {wallet.address for wallet in wallets}
+    if missing := await ledger.read(slots.busy_relayers) - ours:
+        raise CannotStart(
+            [
+                f"Transactions of relayer {address} are under way: start with more X402_GIG_RELAYERS"
+                for address in missing
+            ]
+        )
 
 
 async def check_not_halted(ledger: Ledger) -> None:

@@ -50,23 +50,21 @@ class Reconciler:
         self._after = unsettled[-1].payment_id if len(unsettled) == BATCH else 0
         if not unsettled:
             return
-        # Asked of the block that the ledger has read: a deposit up to there would have settled its payment.
+        # Asked of the block that the ledger has read: a deposit up to there is written down.
         cursor = self._watcher.cursor
         _, results = await self._node.simulate([self._state_call(p) for p in unsettled], hex(cursor.number))
         for payment, used in zip(unsettled, results, strict=True):
             if not used.success:
                 continue
             if used.number:
-                await self._reject(payment, NONCE_USED)
+                await self._close(payment, NONCE_USED)
             elif cursor.timestamp >= payment.authorization.valid_before:
-                await self._reject(payment, EXPIRED)
+                await self._close(payment, EXPIRED)
 
     def _state_call(self, payment: OpenPayment) -> Call:
         authorization = payment.authorization
         data = eip3009.authorization_state_call(authorization.payer, authorization.nonce)
         return Call(self._node.token.address, READ_GAS, data)
 
-    async def _reject(self, payment: OpenPayment, rejected: Rejected) -> None:
-        if await self._ledger.write(lambda c: payments.reject(c, payment.payment_id, rejected)):
-            log.info("payment %d rejected: %s", payment.payment_id, rejected.detail)
-            self._settling.tell(payment.payment_id, rejected)
+    async def _close(self, payment: OpenPayment, rejected: Rejected) -> None:
+        await self._settling.close(payment.payment_id, payment.authorization.nonce, rejected)

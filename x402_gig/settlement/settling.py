@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from x402_gig.chain.eip3009 import AuthorizedTransfer
 from x402_gig.errors import Unavailable
-from x402_gig.payments.outcome import Outcome, Settled, Unknown
+from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.store import binding, deposits, funding, payments
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
@@ -53,12 +53,31 @@ class Settling:
         for stranger in strangers:
             self.halt = _halt_reason(stranger)
             log.critical("halted: %s", self.halt)
+        self._announce(settled)
+        return settled
+
+    async def close(self, payment_id: int, nonce: str, rejected: Rejected) -> None:
+        """End an open payment that no transaction of ours carries: settled if its deposit is here, else `rejected`.
+
+        The deposit may have been read before the payment was written down, and then nobody has matched them yet.
+        """
+
+        def work(connection: Connection) -> tuple[dict[int, Settled], bool]:
+            settled = deposits.settle(connection, self._shop, [nonce])
+            return settled, payments.reject(connection, payment_id, rejected)
+
+        settled, is_rejected = await self._ledger.write(work)
+        self._announce(settled)
+        if is_rejected:
+            log.info("payment %d rejected: %s", payment_id, rejected.detail)
+            self.tell(payment_id, rejected)
+
+    def _announce(self, settled: dict[int, Settled]) -> None:
         for payment_id, outcome in settled.items():
             log.info("payment %d settled in %s", payment_id, outcome.transaction)
             self.tell(payment_id, outcome)
         if settled:
             self.funding_due()
-        return settled
 
     def check_selling(self) -> None:
         """Raises Unavailable when a new deposit could not be passed on."""
@@ -82,12 +101,11 @@ class Settling:
         known = await self._ledger.read(lambda c: payments.outcomes(c, [payment_id]))
         if payment_id in known:
             self.tell(payment_id, known[payment_id])
-        return await self.or_abandon(payment_id, future)
-
-    async def or_abandon(self, payment_id: int, future: "asyncio.Future[Outcome]") -> Outcome:
         try:
-            outcome = await asyncio.shield(future)
+            outcome = await future
         except asyncio.CancelledError:
+            if future in (waiting := self._waiting.get(payment_id, [])):
+                waiting.remove(future)
             await asyncio.shield(self.abandon(payment_id))
             raise
         if isinstance(outcome, Unknown):
@@ -96,7 +114,11 @@ class Settling:
 
     async def abandon(self, payment_id: int) -> None:
         """Nobody waits for this payment any more: see `payments.checkout`."""
-        await self._ledger.write(lambda c: payments.mark_abandoned(c, [payment_id]))
+        try:
+            await self._ledger.write(lambda c: payments.mark_abandoned(c, [payment_id]))
+        except Unavailable as exc:
+            # A lost mark may cost the buyer a second purchase; an error here would hide what became of the first.
+            log.warning("payment %d: not marked as abandoned: %s", payment_id, exc.detail)
 
 
 def _halt_reason(transfer: AuthorizedTransfer) -> str:

@@ -13,6 +13,7 @@ from x402_gig.payments.payment import Authorization, Payment
 
 # More than a cold storage slot and the proxy in front of the token cost.
 READ_GAS = 50_000
+CODE_SIZE_GAS = 10_000
 
 
 class Lane(Enum):
@@ -72,7 +73,7 @@ async def simulate(node: Node, payments: Sequence[Payment], lane: Lane) -> list[
 
 def _first_look(node: Node, payment: Payment, lane: Lane) -> list[Call]:
     return [
-        Call(batcher.address(), READ_GAS, batcher.code_size_call(payment.authorization.payer)),
+        Call(batcher.address(), CODE_SIZE_GAS, batcher.code_size_call(payment.authorization.payer)),
         Call(node.token.address, lane.call_gas, transfer_call(payment, lane)),
     ]
 

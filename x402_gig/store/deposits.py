@@ -61,7 +61,13 @@ def settle(connection: Connection, shop: Shop, nonces: Iterable[str]) -> dict[in
                 deposits.c.value == payments.c.value,
             ),
         )
-        .where(deposits.c.nonce.in_(list(nonces)), deposits.c.payment_id.is_(None), payments.c.state == "open")
+        .where(
+            deposits.c.nonce.in_(list(nonces)),
+            deposits.c.payment_id.is_(None),
+            payments.c.state == "open",
+            # One whose product is not on sale here stays open: nothing else can deliver it.
+            payments.c.product.in_(list(shop.products)),
+        )
         .order_by(payments.c.id)
     )
     rows = connection.execute(query).mappings().all()

@@ -44,10 +44,14 @@ class PaymentBook:
         return await self._ledger.read(lambda c: find(c, key))
 
     async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
-        return await self._ledger.read(lambda c: find_abandoned(c, key, fingerprint, now_s))
+        # In line with the writers: a mark that is about to be set must be seen.
+        return await self._ledger.write(lambda c: find_abandoned(c, key, fingerprint, now_s))
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
         return await self._ledger.write(lambda c: take_abandoned(c, key, payment_id, signature))
+
+    async def abandon(self, payment_id: int) -> None:
+        await self._ledger.write(lambda c: mark_abandoned(c, [payment_id]))
 
     async def forget_abandoned(self, payment_id: int) -> None:
         await self._ledger.write(lambda c: mark_abandoned(c, [payment_id], False))
@@ -105,17 +109,38 @@ def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payme
 
 
 def write_down(connection: Connection, ordered: Sequence[Reservation]) -> dict[PaymentKey, int]:
-    """Insert the payments that are not in the ledger yet, nor other names of one that is; their ids."""
+    """Insert the payments that are not in the ledger yet, nor other names of one that is; their ids.
+
+    One whose buyer has an abandoned payment for the same terms becomes a name of that one here at the latest: a
+    mark that was set while it was on its way to this transaction is seen.
+    """
     now = int(time.time())
     names = [aliases.c[name] for name in PaymentKey._fields]
     query = select(*names).where(tuple_(*names).in_([r.key for r in ordered]))
     inherited = {_key(row) for row in connection.execute(query).mappings()}
+    inherited |= _inherit(connection, ordered, now)
     new = [_new_row(r, now) for r in ordered if r.key not in inherited]
     if not new:
         return {}
     statement = insert_ignore(connection, payments, new)
     rows = connection.execute(statement.returning(*_key_columns(), payments.c.id))
     return _ids_by_key(rows)
+
+
+def _inherit(connection: Connection, wanted: Sequence[Reservation], now: int) -> set[PaymentKey]:
+    """The keys that have just become aliases of abandoned payments."""
+    payers = {r.key.payer for r in wanted}
+    marked = select(payments.c.payer).where(
+        payments.c.abandoned == 1, payments.c.payer.in_(payers), payments.c.valid_before > now
+    )
+    careless = set(connection.execute(marked).scalars())
+    return {
+        r.key
+        for r in wanted
+        if r.key.payer in careless
+        and (payment_id := find_abandoned(connection, r.key, r.order.fingerprint, now)) is not None
+        and take_abandoned(connection, r.key, payment_id, r.payment.signature)
+    }
 
 
 def _new_row(wanted: Reservation, now: int) -> dict[str, Any]:
@@ -199,7 +224,8 @@ def _payment(row: RowMapping) -> Payment:
 
 def reject(connection: Connection, payment_id: int, rejected: Rejected) -> bool:
     """Close an open payment; False when it is final already or its deposit has come."""
-    has_deposit = exists().where(deposits.c.payment_id == payments.c.id)
+    same = (deposits.c[name] == payments.c[name] for name in ("asset", "payer", "nonce", "value"))
+    has_deposit = exists().where(*same)
     statement = update(payments).where(payments.c.id == payment_id, payments.c.state == "open", ~has_deposit)
     values = {"state": "rejected", "reason": rejected.reason, "detail": rejected.detail, "final_at": int(time.time())}
     return connection.execute(statement.values(values)).rowcount == 1

@@ -69,6 +69,11 @@ def open_slots(connection: Connection, relayer: str) -> list[Slot]:
     return [Slot(row["id"], row["relayer"], row["nonce"], row["purpose"]) for row in rows]
 
 
+def busy_relayers(connection: Connection) -> set[str]:
+    """The relayers that have a slot whose end is not known."""
+    return set(connection.execute(select(slots.c.relayer).where(slots.c.state == "open").distinct()).scalars())
+
+
 def attempts_of(connection: Connection, slot: Slot) -> list[Attempt]:
     """Every transaction signed for the slot, newest first."""
     query = select(attempts).where(attempts.c.slot_id == slot.slot_id).order_by(attempts.c.id.desc())

@@ -48,6 +48,9 @@ class MemoryBook:
         self.known[key] = replace(first, signature=signature, abandoned=False)
         return True
 
+    async def abandon(self, payment_id: int) -> None:
+        self.marks.append(payment_id)
+
     async def forget_abandoned(self, payment_id: int) -> None:
         self.marks.remove(payment_id)
 
