@@ -97,20 +97,26 @@ class Settling:
         """The outcome of a payment in the ledger. Cancelled while it waits, it marks the payment as abandoned."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.expect(payment_id, future)
-        # Looked up after the future is in place: an outcome cannot slip in between.
-        known = await self._ledger.read(lambda c: payments.outcomes(c, [payment_id]))
-        if payment_id in known:
-            self.tell(payment_id, known[payment_id])
         try:
+            # Looked up after the future is in place: an outcome cannot slip in between.
+            known = await self._ledger.read(lambda c: payments.outcomes(c, [payment_id]))
+            if payment_id in known:
+                self.tell(payment_id, known[payment_id])
             outcome = await future
         except asyncio.CancelledError:
-            if future in (waiting := self._waiting.get(payment_id, [])):
-                waiting.remove(future)
+            self._forget(payment_id, future)
             await asyncio.shield(self.abandon(payment_id))
             raise
         if isinstance(outcome, Unknown):
             await self.abandon(payment_id)
         return outcome
+
+    def _forget(self, payment_id: int, future: "asyncio.Future[Outcome]") -> None:
+        waiting = self._waiting[payment_id]
+        if future in waiting:
+            waiting.remove(future)
+        if not waiting:
+            del self._waiting[payment_id]
 
     async def abandon(self, payment_id: int) -> None:
         """Nobody waits for this payment any more: see `payments.checkout`."""

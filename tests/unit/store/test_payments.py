@@ -1,3 +1,4 @@
+import time
 from dataclasses import replace
 
 import pytest
@@ -170,8 +171,15 @@ def test_a_final_payment_stays_as_it_is(db: Connection) -> None:
 def test_a_payment_whose_deposit_came_is_not_rejected(db: Connection) -> None:
     reserved(db, 1)
     deposits.record(db, key(1).asset, [transfer(1)])
+    assert not payments.reject(db, 1, REJECTED)
     db.execute(update(tables.deposits).values(payment_id=1))
     assert not payments.reject(db, 1, REJECTED)
+
+
+def test_a_deposit_of_another_value_does_not_keep_a_payment_open(db: Connection) -> None:
+    reserved(db, 1)
+    deposits.record(db, key(1).asset, [transfer(1, value=1)])
+    assert payments.reject(db, 1, REJECTED)
 
 
 # Abandoned
@@ -240,6 +248,20 @@ def test_another_name_is_never_sent(db: Connection) -> None:
     payments.take_abandoned(db, key(2), payment_id, b"")
     assert payments.reserve(db, [reservation(2)]) == {}
     assert set(payments.reserve(db, [reservation(2), reservation(3)])) == {key(3)}
+
+
+def test_a_mark_set_just_before_is_seen_by_the_transaction_that_reserves(db: Connection) -> None:
+    """A buyer hangs up and signs again at once: the second payment is on its way here when the mark is set."""
+    first = abandoned(db, 1)
+    db.execute(update(tables.payments).values(valid_before=int(time.time()) + 60))
+    second = reservation(1)
+    second = replace(second, key=second.key._replace(nonce=word(2)))
+
+    assert payments.reserve(db, [second, reservation(3)]) == {key(3): first + 1}
+
+    known = payments.find(db, second.key)
+    assert known is not None
+    assert known.payment_id == first
 
 
 def test_a_mark_can_be_forgotten(db: Connection) -> None:
