@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.harness import (
     running,
     serve_settings,
     served,
+    until,
 )
 
 DEAD_RPC = "http://127.0.0.1:1"
@@ -276,11 +278,15 @@ def test_a_restart_goes_on_with_the_next_gig(chain: Chain, shop: Json) -> None:
     assert ids == [1, 2]
 
 
-def test_a_payment_is_still_its_gig_after_the_minimum_price_was_raised(chain: Chain, shop: Json) -> None:
-    buyer = chain.buyer()
+def test_a_payment_is_still_its_gig_when_it_has_expired_and_minimum_and_commission_have_changed(
+    chain: Chain, shop: Json
+) -> None:
+    buyer, terms, expiry = chain.buyer(), gig_terms(), int(time.time()) + 12
     with served(chain, **shop) as first:
-        terms, header, gig = bought(first, buyer)
-    with served(chain, **shop, minimum_reward=20) as second:
+        header = payment_header(buyer, first.quote(terms), validBefore=str(expiry))
+        gig = first.post(terms, header).json()
+    with served(chain, **shop, minimum_reward=20, commission_bps=2000) as second:
+        until(lambda: time.time() > expiry)
         again = second.post(terms, header)
         assert (again.status_code, again.json()) == (200, gig)
         assert second.post(gig_terms()).status_code == 400
