@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
 
-from x402_gig.store.tables import gigs, ledger
+from x402_gig.store.tables import ledger
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,3 @@ def halt_funding(connection: Connection, reason: str) -> None:
 
 def funding_halt(connection: Connection) -> str:
     return str(connection.execute(select(ledger.c.funding_halt)).scalar_one())
-
-
-def has_gigs(connection: Connection) -> bool:
-    return connection.execute(select(gigs.c.id).limit(1)).first() is not None

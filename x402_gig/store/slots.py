@@ -57,11 +57,6 @@ def enter_payments(connection: Connection, slot: Slot, payment_ids: Iterable[int
     connection.execute(insert(slot_payments), rows)
 
 
-def payments_in(connection: Connection, slot: Slot) -> list[int]:
-    query = select(slot_payments.c.payment_id).where(slot_payments.c.slot_id == slot.slot_id)
-    return list(connection.execute(query).scalars())
-
-
 def open_slots(connection: Connection, relayer: str) -> list[Slot]:
     """Slots whose end is not known, in the order of their nonces."""
     query = select(slots).where(slots.c.relayer == relayer, slots.c.state == "open").order_by(slots.c.nonce)

@@ -2,8 +2,8 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
-from tests.unit.store.examples import ASSET, SHOP, address, reserved, transfer, word
-from x402_gig.store import binding, deposits
+from tests.unit.store.examples import address, word
+from x402_gig.store import binding
 from x402_gig.store.binding import Binding, Cursor
 
 OURS = Binding(8453, word(1), address(1))
@@ -37,11 +37,3 @@ def test_funding_halts_for_the_first_reason(bound: Connection) -> None:
     binding.halt_funding(bound, "an old backup")
     binding.halt_funding(bound, "something later")
     assert binding.funding_halt(bound) == "an old backup"
-
-
-def test_a_ledger_knows_whether_it_sold_anything(db: Connection) -> None:
-    reserved(db, 1)
-    assert not binding.has_gigs(db)
-    deposits.record(db, ASSET, [transfer(1)])
-    deposits.settle(db, SHOP, [word(1)])
-    assert binding.has_gigs(db)

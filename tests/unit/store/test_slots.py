@@ -6,6 +6,7 @@ from tests.unit.store.examples import address, reserved, word
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import slots, tables
 from x402_gig.store.slots import Attempt, Slot
+from x402_gig.store.tables import slot_payments
 
 RELAYER, OTHER = address(1), address(2)
 
@@ -70,7 +71,8 @@ def test_a_slot_knows_its_payments(db: Connection) -> None:
     slot, other = take(db), take(db)
     slots.enter_payments(db, slot, reserved(db, 1, 2))
     slots.enter_payments(db, other, reserved(db, 3))
-    assert (sorted(slots.payments_in(db, slot)), slots.payments_in(db, other)) == ([1, 2], [3])
+    rows = db.execute(select(slot_payments.c.slot_id, slot_payments.c.payment_id).order_by(slot_payments.c.payment_id))
+    assert [tuple(row) for row in rows] == [(slot.slot_id, 1), (slot.slot_id, 2), (other.slot_id, 3)]
 
 
 def test_a_signed_transaction_does_not_show_itself(db: Connection) -> None:
