@@ -21,11 +21,12 @@ from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Limits
-from x402_gig.payments.checkout import Checkout, Facilitator
+from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.order import Product, Seller
 from x402_gig.settings import Settings
 from x402_gig.settlement import preflight
 from x402_gig.settlement.claims import Claims
+from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.dispatcher import Dispatcher
 from x402_gig.settlement.funding import Funding
 from x402_gig.settlement.reconciler import Reconciler
@@ -63,18 +64,19 @@ class Server:
     relayers: list[Relayer]
     claims: Claims
     funding: Funding
-    reconciler: Reconciler
+    clock: ChainClock
     client: FacilitatorClient | None = field(init=False, default=None)
     checkout: Checkout = field(init=False)
+    reconciler: Reconciler = field(init=False)
     dispatcher: Dispatcher = field(init=False)
     _readiness: Readiness = field(default_factory=lambda: Readiness({}, {}), init=False)
     _readiness_until: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        facilitator: Facilitator
+        facilitator: LocalFacilitator | RemoteFacilitator
         queue: LocalFacilitator | None = None
         if self.settings.facilitator == "local":
-            facilitator = queue = LocalFacilitator(self.node, self.ledger, self.settling, self.claims)
+            facilitator = queue = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.watcher)
         else:
             self.client = FacilitatorClient(
                 self.settings.facilitator, self.settings.facilitator_token.get_secret_value()
@@ -91,7 +93,26 @@ class Server:
             facilitator=facilitator,
             prover=self.node,
             hold_s=self.settings.max_timeout_s + BLOCKS_HELD_S,
+            clock=self.clock,
         )
+        self.reconciler = Reconciler(
+            self.node,
+            self.ledger,
+            self.settling,
+            self.watcher,
+            resender=facilitator,
+            refund_nonce=self.wallets.refund_nonce,
+            funding_due=self.fund_soon,
+            clock=self.clock,
+            reorg_depth=self.settings.reorg_depth,
+            minimum_price=self.shop.minimum_price_units,
+        )
+        self.settling.funding_due = self.fund_soon
+        self.settling.slots_reopened = self.dispatcher.start_again
+        self.settling.pause = self._pause
+
+    def _pause(self) -> str:
+        return "its relayers are out of gas" if self.dispatcher.is_out_of_gas else ""
 
     def fund_soon(self) -> None:
         self.funding.due()
@@ -165,13 +186,22 @@ class Server:
             with_gas = await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))
             if not any(with_gas):
                 problems["gas"] = "; ".join([await relayer.gas_report() for relayer in self.relayers])
+            problems |= await self._look_at_token()
         except GigError as exc:
             problems["chain"] = exc.detail
         if self.watcher.problem or time.monotonic() - self.watcher.seen_at > STALE_HEAD_S:
             problems["chain"] = self.watcher.problem or f"no new look at the chain for {STALE_HEAD_S} s"
         if self.settling.halt:
             problems["halted"] = self.settling.halt
-        return Readiness(problems, {"funding": self.funding.problem} if self.funding.problem else {})
+        warnings = {"funding": self.funding.problem, "clock": self.clock.problem}
+        return Readiness(problems, {name: text for name, text in warnings.items() if text})
+
+    async def _look_at_token(self) -> dict[str, str]:
+        """Why the token would move nothing at present."""
+        paused, [blacklisted] = await self.node.refusals(self.wallets.intake.address)
+        if paused:
+            return {"token": "USDC is paused"}
+        return {"token": f"USDC has the intake {self.wallets.intake.address} on its blacklist"} if blacklisted else {}
 
 
 def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
@@ -182,16 +212,18 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     token = Token(preset.usdc.lower(), preset.usdc_name, preset.usdc_version, preset.chain_id)
     node = Node(Rpc(settings.rpc_url.get_secret_value()), token)
     limits = Limits(settings.minimum_reward, settings.maximum_reward, token.address, preset.v1_name)
-    shop = GigShop(limits, settings.commission_bps, preset.chain_id)
+    clock = ChainClock()
+    shop = GigShop(limits, settings.commission_bps, preset.chain_id, clock.now)
     shelves = _shelves([shop, *extra_products], wallets)
     ledger = Ledger(settings.database_url.get_secret_value())
-    settling = Settling(ledger, shelves, intake=intake, asset=token.address)
-    watcher = Watcher(node, ledger, settling, intake=intake, confirmations=settings.confirmations)
+    settling = Settling(ledger, shelves, intake=intake, asset=token.address, clock=clock)
+    depths = {"confirmations": settings.confirmations, "reorg_depth": settings.reorg_depth}
+    watcher = Watcher(node, ledger, settling, clock, intake=intake, **depths)
     relayers = [
         Relayer(wallets.relayer(index), node, ledger, settling, watcher, settings.confirmations)
         for index in range(settings.relayers)
     ]
-    server = Server(
+    return Server(
         settings=settings,
         wallets=wallets,
         ledger=ledger,
@@ -202,11 +234,9 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         watcher=watcher,
         relayers=relayers,
         claims=Claims(ledger, shelves, settling, watcher),
-        funding=Funding(ledger, node, wallets, settings.commission_address),
-        reconciler=Reconciler(node, ledger, settling, watcher),
+        funding=Funding(ledger, node, wallets, settings.commission_address, clock),
+        clock=clock,
     )
-    settling.funding_due = server.fund_soon
-    return server
 
 
 def _seller(settings: Settings, intake: str) -> Seller:

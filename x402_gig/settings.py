@@ -119,6 +119,7 @@ class Settings(BaseSettings):
     wallet_account: int = Field(0, ge=0, lt=2**31)
     max_timeout_s: int = Field(60, ge=10, le=600)
     confirmations: int = Field(1, ge=1, le=64)
+    reorg_depth: int = Field(64, ge=1, le=10_000)
     relayers: int = Field(2, ge=1, le=64)
 
     @property

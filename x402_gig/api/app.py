@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -28,6 +27,7 @@ from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.views import gig_view
 from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.gate import PaymentGate
+from x402_gig.payments.outcome import Settled
 
 EXPOSED_HEADERS = [
     PAYMENT_REQUIRED_HEADER,
@@ -67,7 +67,14 @@ class Api:
 
     async def create_gig(self, request: Request) -> Response:
         """Behind the paywall: the gig was made by the transaction that settled its payment."""
-        return JSONResponse(request.state.purchase.answer)
+        purchase: Settled = request.state.purchase
+        # Not part of the kept answer: a reorganisation may move the deposit to another transaction.
+        payment = {
+            "payer": purchase.payer,
+            "transaction": purchase.transaction,
+            "network": self.checkout.seller.network.caip2,
+        }
+        return JSONResponse(purchase.answer | {"payment": payment})
 
     async def show_gig(self, request: Request) -> Response:
         gig_id = request.path_params["gig_id"]
@@ -77,7 +84,7 @@ class Api:
         gig = await self.find_gig(int(gig_id)) if len(gig_id) < 20 else None
         if gig is None:
             raise NotFound(f"Gig with id {gig_id} not found")
-        return JSONResponse({"data": gig_view(gig, self.shop.chain_id, datetime.now(UTC))})
+        return JSONResponse({"data": gig_view(gig, self.shop.chain_id, self.shop.clock())})
 
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,6 +1,5 @@
 """EIP-3009 on an EIP-712 token: digests, signatures, calldata, and the transfers a log list proves."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,8 @@ _TRANSFER_VRS = keccak(
 _TRANSFER_BYTES = keccak(text="transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")[:4]
 _AUTHORIZATION_STATE = keccak(text="authorizationState(address,bytes32)")[:4]
 _BALANCE_OF = keccak(text="balanceOf(address)")[:4]
+_IS_BLACKLISTED = keccak(text="isBlacklisted(address)")[:4]
+PAUSED_CALL = keccak(text="paused()")[:4]
 _IS_VALID_SIGNATURE = keccak(text="isValidSignature(bytes32,bytes)")[:4]
 DOMAIN_SEPARATOR = "0x" + keccak(text="DOMAIN_SEPARATOR()")[:4].hex()
 _ERC1271_MAGIC = _IS_VALID_SIGNATURE.ljust(32, b"\0")
@@ -113,6 +114,11 @@ def balance_of_call(account: str) -> bytes:
     return _BALANCE_OF + encode(["address"], [account])
 
 
+def is_blacklisted_call(account: str) -> bytes:
+    """Circle's FiatToken. Another token has no such function, and its answer is empty: no."""
+    return _IS_BLACKLISTED + encode(["address"], [account])
+
+
 def is_valid_signature_call(digest: bytes, signature: bytes) -> bytes:
     """ERC-1271 `isValidSignature`."""
     return _IS_VALID_SIGNATURE + encode(["bytes32", "bytes"], [digest, signature])
@@ -124,11 +130,14 @@ def approves(success: bool, returned: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorizedTransfer:
-    """Money that moved by an authorization: the only evidence there is. Hex is lower case."""
+class TokenTransfer:
+    """Money that moved: the only evidence there is. Hex is lower case.
+
+    `nonce` is that of the authorization that moved it (EIP-3009); None for a plain transfer.
+    """
 
     payer: str
-    nonce: str
+    nonce: str | None
     payee: str
     value: int
     transaction: str
@@ -137,15 +146,15 @@ class AuthorizedTransfer:
     block_hash: str
 
 
-def authorized_transfers(logs: Iterable[Mapping[str, Any]], token: str) -> list[AuthorizedTransfer]:
-    """The pairs of neighbouring logs AuthorizationUsed(payer, nonce), Transfer(payer → payee, value) of `token`.
+def token_transfers(logs: Iterable[Mapping[str, Any]], token: str) -> list[TokenTransfer]:
+    """Every transfer of `token` in `logs`, JSON-RPC log objects of one block or one receipt.
 
-    `logs` are JSON-RPC log objects of one block or one receipt. Only neighbours count: two logs somewhere in one
-    transaction would let one transfer prove two payments.
+    An authorization moved it when its AuthorizationUsed(payer, nonce) is the log right before
+    Transfer(payer → payee, value). Only neighbours count: two logs somewhere in one transaction would let one
+    transfer prove two payments.
     """
     ours = sorted((log for log in logs if _is_live(log, token)), key=_position)
-    pairs = itertools.pairwise(ours)
-    return [found for used, moved in pairs if (found := _pair(used, moved)) is not None]
+    return [_transfer(before, log) for before, log in zip([None, *ours], ours, strict=False) if _is_transfer(log)]
 
 
 def _is_live(log: Mapping[str, Any], token: str) -> bool:
@@ -156,21 +165,33 @@ def _position(log: Mapping[str, Any]) -> tuple[int, int]:
     return int(log["blockNumber"], 16), int(log["logIndex"], 16)
 
 
-def _pair(used: Mapping[str, Any], moved: Mapping[str, Any]) -> AuthorizedTransfer | None:
-    kinds = [[*log["topics"], None][0] for log in (used, moved)]
-    if kinds != [AUTHORIZATION_USED_TOPIC, TRANSFER_TOPIC] or used["transactionHash"] != moved["transactionHash"]:
-        return None
-    index = int(used["logIndex"], 16)
-    payer = used["topics"][1][-40:].lower()
-    if int(moved["logIndex"], 16) != index + 1 or moved["topics"][1][-40:].lower() != payer:
-        return None
-    return AuthorizedTransfer(
-        payer="0x" + payer,
-        nonce=used["topics"][2].lower(),
-        payee="0x" + moved["topics"][2][-40:].lower(),
-        value=int(moved["data"], 16),
-        transaction=used["transactionHash"].lower(),
-        log_index=index,
-        block_number=int(used["blockNumber"], 16),
-        block_hash=used["blockHash"].lower(),
+def _is_transfer(log: Mapping[str, Any]) -> bool:
+    return bool(log["topics"]) and log["topics"][0] == TRANSFER_TOPIC
+
+
+def _transfer(before: Mapping[str, Any] | None, log: Mapping[str, Any]) -> TokenTransfer:
+    nonce = before["topics"][2].lower() if before is not None and _authorizes(before, log) else None
+    return TokenTransfer(
+        payer=_address_in(log["topics"][1]),
+        nonce=nonce,
+        payee=_address_in(log["topics"][2]),
+        value=int(log["data"], 16),
+        transaction=log["transactionHash"].lower(),
+        log_index=int(log["logIndex"], 16) - (nonce is not None),
+        block_number=int(log["blockNumber"], 16),
+        block_hash=log["blockHash"].lower(),
     )
+
+
+def _authorizes(used: Mapping[str, Any], moved: Mapping[str, Any]) -> bool:
+    return (
+        bool(used["topics"])
+        and used["topics"][0] == AUTHORIZATION_USED_TOPIC
+        and used["transactionHash"] == moved["transactionHash"]
+        and int(used["logIndex"], 16) + 1 == int(moved["logIndex"], 16)
+        and _address_in(used["topics"][1]) == _address_in(moved["topics"][1])
+    )
+
+
+def _address_in(topic: str) -> str:
+    return "0x" + topic[-40:].lower()

@@ -8,11 +8,13 @@ from typing import Any
 
 from coincurve import PrivateKey
 from eth_account import Account
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_utils.crypto import keccak
+from hexbytes import HexBytes
 
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call, Result
-from x402_gig.chain.eip3009 import AuthorizedTransfer, Token, authorized_transfers
+from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
 from x402_gig.chain.rpc import Rpc
 from x402_gig.errors import ChainRefused, ChainUnavailable
 from x402_gig.payments.payment import Authorization
@@ -24,6 +26,8 @@ METHOD_NOT_FOUND = -32601
 MALFORMED = (TypeError, ValueError, LookupError, AttributeError)
 SEND_TIMEOUT_S = 30
 PRIORITY_FEE_TTL_S = 10
+# More than a cold storage slot and the proxy in front of the token cost.
+READ_GAS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Block:
     parent_hash: str
     timestamp: int
     base_fee: int
+    gas_limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class Receipt:
     block_number: int
     block_hash: str
     gas_used: int
-    transfers: list[AuthorizedTransfer]
+    transfers: list[TokenTransfer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,14 @@ class Node:
         data = "0x" + eip3009.balance_of_call(account).hex()
         return _int(await self._call(self.token.address, data, block))
 
+    async def refusals(self, *accounts: str) -> tuple[bool, list[bool]]:
+        """Is the token paused, and which accounts are on its blacklist?"""
+        token = self.token.address
+        calls = [eip3009.PAUSED_CALL, *(eip3009.is_blacklisted_call(account) for account in accounts)]
+        _, results = await self.simulate([Call(token, READ_GAS, data) for data in calls])
+        paused, *blacklisted = [result.number != 0 for result in results]
+        return paused, blacklisted
+
     async def _call(self, to: str, data: str, block: str = "latest") -> Any:
         return await self.rpc.call("eth_call", {"to": to, "data": data}, block)
 
@@ -136,9 +149,9 @@ class Node:
         _, results = await self.simulate([Call(authorization.payer, batcher.CONTRACT_CALL_GAS, data)])
         return eip3009.approves(results[0].success, results[0].data)
 
-    async def send(self, transaction: SignedTransaction) -> Receipt | None:
+    async def send(self, transaction: SignedTransaction, *, wait: bool = True) -> Receipt | None:
         """Broadcast; the receipt when the node waits for it, else None. ChainUnavailable: it may be out."""
-        if self._send_sync:
+        if self._send_sync and wait:
             try:
                 raw = await self.rpc.call("eth_sendRawTransactionSync", transaction.raw, timeout_s=SEND_TIMEOUT_S)
                 return _receipt(raw, self.token.address)
@@ -152,8 +165,8 @@ class Node:
     async def receipt(self, transaction: str) -> Receipt | None:
         return _receipt(await self.rpc.call("eth_getTransactionReceipt", transaction), self.token.address)
 
-    async def transfers(self, block: Block, account: str) -> list[AuthorizedTransfer]:
-        """Authorized transfers to or from `account` in one block, asked for by its hash.
+    async def transfers(self, block: Block, account: str) -> list[TokenTransfer]:
+        """Transfers to or from `account` in one block, asked for by its hash; those of nothing are left out.
 
         By hash, because some nodes answer a range beyond their head with an empty list.
         """
@@ -162,12 +175,14 @@ class Node:
             return []
         # A pair is two neighbours of the whole block; its other half is not in the filtered lists.
         logs = await self._logs(where, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
-        return [t for t in _transfers(logs, self.token.address) if account in (t.payer, t.payee)]
+        found = _transfers(logs, self.token.address)
+        # Anybody may "transfer" zero from anybody.
+        return [t for t in found if account in (t.payer, t.payee) and t.value]
 
     async def busy_blocks(self, first: int, last: int, account: str) -> list[int]:
-        """The blocks of a range, both ends included, that have authorized transfers to or from `account`, perhaps.
+        """The blocks of a range, both ends included, that have transfers to or from `account`.
 
-        For blocks that the node is known to have: see `transfers`.
+        A node that does not have them may leave some out: see `transfers`.
         """
         logs = await self._traces({"fromBlock": hex(first), "toBlock": hex(last)}, account)
         try:
@@ -178,7 +193,7 @@ class Node:
     async def _traces(self, where: dict[str, str], account: str) -> list[dict[str, Any]]:
         topic = "0x" + account[2:].rjust(64, "0")
         incoming = await self._logs(where, [eip3009.TRANSFER_TOPIC, None, topic])
-        return incoming + await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, topic])
+        return incoming + await self._logs(where, [eip3009.TRANSFER_TOPIC, topic])
 
     async def _logs(self, where: dict[str, str], topics: list[Any]) -> list[dict[str, Any]]:
         query = {**where, "address": self.token.address, "topics": topics}
@@ -193,6 +208,13 @@ def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransacti
     signed = Account.sign_transaction({"type": 2, "value": 0, **fields}, key.secret)
     raw = bytes(signed.raw_transaction)
     return SignedTransaction("0x" + keccak(raw).hex(), "0x" + raw.hex())
+
+
+def unsigned_fields(raw: str) -> dict[str, Any]:
+    """What `sign_transaction` made `raw` of."""
+    fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+    names = ("chainId", "nonce", "to", "data", "gas", "maxFeePerGas", "maxPriorityFeePerGas")
+    return {name: fields[name] for name in names}
 
 
 def _int(value: Any) -> int:
@@ -219,6 +241,7 @@ def _block(raw: Any) -> Block | None:
             parent_hash=raw["parentHash"].lower(),
             timestamp=_int(raw["timestamp"]),
             base_fee=_int(raw.get("baseFeePerGas", "0x0")),
+            gas_limit=_int(raw["gasLimit"]),
         )
     except MALFORMED:
         raise ChainUnavailable("the chain node's block is malformed") from None
@@ -243,8 +266,8 @@ def _receipt(raw: Any, token: str) -> Receipt | None:
         raise ChainUnavailable("the chain node's receipt is malformed") from None
 
 
-def _transfers(logs: Any, token: str) -> list[AuthorizedTransfer]:
+def _transfers(logs: Any, token: str) -> list[TokenTransfer]:
     try:
-        return authorized_transfers(logs, token)
+        return token_transfers(logs, token)
     except MALFORMED:
         raise ChainUnavailable("the chain node's logs are malformed") from None

@@ -60,9 +60,13 @@ class Wallets:
     def commission_nonce(self, row: int) -> str:
         return self._nonce("commission", row)
 
-    def _nonce(self, purpose: str, number: int) -> str:
-        message = purpose.encode() + self.account.to_bytes(32) + number.to_bytes(32)
-        return "0x" + keccak(message).hex()
+    def refund_nonce(self, *source: str | int) -> str:
+        """`source` is what the deposit is known by: (asset, payer, nonce), or (asset, transaction, log index)."""
+        return self._nonce("refund", *source)
+
+    def _nonce(self, purpose: str, *what: str | int) -> str:
+        words = (self.account, *(int(word, 16) if isinstance(word, str) else word for word in what))
+        return "0x" + keccak(purpose.encode() + b"".join(word.to_bytes(32) for word in words)).hex()
 
 
 def _seed(mnemonic: str) -> bytes:

@@ -22,6 +22,7 @@ from x402_gig.settlement.simulation import (
     Again,
     Lane,
     NeedsContractLane,
+    NotNow,
     Passes,
     Used,
     Verdict,
@@ -29,6 +30,7 @@ from x402_gig.settlement.simulation import (
     simulate,
     transfer_call,
 )
+from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import payments
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.payments import Reservation
@@ -78,8 +80,9 @@ class Item:
 class LocalFacilitator:
     """`payments.checkout.Facilitator`, and the dispatcher's queue of deposits."""
 
-    def __init__(self, node: Node, ledger: Ledger, settling: Settling, claims: Claims) -> None:
+    def __init__(self, node: Node, ledger: Ledger, settling: Settling, claims: Claims, watcher: Watcher) -> None:
         self._node = node
+        self._watcher = watcher
         self._ledger = ledger
         self._settling = settling
         self._claims = claims
@@ -100,6 +103,9 @@ class LocalFacilitator:
         item = self._item(wanted.key, wanted.payment, wanted.order)
         item.payment_id = payment_id
         return await self._wait(item)
+
+    async def resend(self, payment_id: int, wanted: Reservation) -> None:
+        self._item(wanted.key, wanted.payment, wanted.order).payment_id = payment_id
 
     def _item(self, key: PaymentKey, payment: Payment, order: Order) -> Item:
         future = asyncio.get_running_loop().create_future()
@@ -157,7 +163,8 @@ class LocalFacilitator:
 
     async def run(self, relayer: Relayer) -> None:
         lane = min((lane for lane in Lane if self._queues[lane]), key=lambda lane: self._queues[lane][0].queued_at)
-        items = self._take(lane)
+        max_gas = min(batcher.MAX_TRANSACTION_GAS, self._watcher.cursor.gas_limit)
+        items = self._take(lane, max_gas - BATCH_GAS)
         again: list[Item] = []
         try:
             passing = await self._sift(items, lane, again)
@@ -174,7 +181,7 @@ class LocalFacilitator:
         for item in again:
             self._enqueue(item)
 
-    def _take(self, lane: Lane) -> list[Item]:
+    def _take(self, lane: Lane, max_gas: int) -> list[Item]:
         """What fits one transaction, oldest first; of the same payment at most one."""
         queue = self._queues[lane]
         taken: dict[PaymentKey, Item] = {}
@@ -192,7 +199,7 @@ class LocalFacilitator:
             call = transfer_call(item.payment, lane)
             gas += batcher.calldata_gas(call) + batcher.call_gas(lane.call_gas)
             data += len(call) + 96
-            if taken and (gas > batcher.MAX_TRANSACTION_GAS - BATCH_GAS or data > batcher.MAX_CALLDATA_BYTES):
+            if taken and (gas > max_gas or data > batcher.MAX_CALLDATA_BYTES):
                 queue.appendleft(item)
                 break
             taken[item.key] = item
@@ -229,6 +236,8 @@ class LocalFacilitator:
                 item.fail(ChainUnavailable("The payment cannot be simulated right now"))
         elif isinstance(verdict, Used):
             self._spawn(self._claim(item, verdict))
+        elif isinstance(verdict, NotNow):
+            item.fail(Unavailable(verdict.detail)) if item.payment_id is None else item.finish(Unknown(verdict.detail))
         elif isinstance(verdict, Rejected):
             # One that was sent before is not rejected by a simulation: its authorization may still live.
             item.finish(verdict if item.payment_id is None else Unknown(STILL_SETTLING))

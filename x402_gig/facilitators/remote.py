@@ -30,7 +30,7 @@ from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.simulation import Lane, NeedsContractLane, Passes, Used, lane_of, simulate
+from x402_gig.settlement.simulation import Lane, NeedsContractLane, NotNow, Passes, Used, lane_of, simulate
 from x402_gig.store import payments
 from x402_gig.store.engine import Ledger
 from x402_gig.store.payments import Reservation
@@ -154,6 +154,11 @@ class RemoteFacilitator:
         """Only waits: `/settle` is never asked twice."""
         return await self._settling.wait(payment_id)
 
+    async def resend(self, payment_id: int, wanted: Reservation) -> None:
+        """Ask `/settle` once more: the deposit is gone from the chain, or the operator said so."""
+        if await self._ledger.write(lambda c: payments.take_resend(c, payment_id)):
+            self._spawn(self._ask_to_settle(payment_id, wanted.payment))
+
     def _begin(self, name: tuple[PaymentKey, bytes, str], wanted: Reservation) -> "asyncio.Task[Written]":
         def retire(done: "asyncio.Task[Written]") -> None:
             del self._running[name]
@@ -209,6 +214,8 @@ class RemoteFacilitator:
             return await self._claims.claim(wanted, verdict.block_number)
         if isinstance(verdict, Rejected):
             return verdict
+        if isinstance(verdict, NotNow):
+            raise Unavailable(verdict.detail)
         if not isinstance(verdict, Passes):
             raise ChainUnavailable("The payment cannot be simulated right now")
         return None

@@ -6,7 +6,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GigRecord:
-    """A gig with its payment and its funding transactions (None until they are on chain)."""
+    """A gig with its payment and its funding transactions (None until they are on chain).
+
+    `suspended` while a reorganisation has taken its deposit off the chain.
+    """
 
     gig_id: int
     wallet: str
@@ -17,8 +20,9 @@ class GigRecord:
     start_at: int
     end_at: int
     created_at: int
+    suspended: bool
     payer: str
     network: str
-    deposit_transaction: str
+    deposit_transaction: str | None
     reward_transaction: str | None
     commission_transaction: str | None

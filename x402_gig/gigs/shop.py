@@ -38,6 +38,11 @@ class GigShop:
     clock: Callable[[], datetime] = _now
     name: str = PRODUCT
 
+    @property
+    def minimum_price_units(self) -> int:
+        """The least that anything here costs, commission included."""
+        return Price.of(self.limits.minimum_units, self.commission_bps).total_units
+
     def order(self, body: Mapping[str, Any]) -> Order:
         draft = read_terms(body, self.limits, self.clock())
         if draft.terms is None and body:
@@ -77,11 +82,6 @@ class GigShop:
             "start_time": iso(start),
             "end_time": iso(end),
             "message": "Gig created and started" if status == "active" else "Gig created, it starts at its start time",
-            "payment": {
-                "payer": purchase.payer,
-                "transaction": purchase.transaction,
-                "network": purchase.network,
-            },
         }
         return Fulfilled(answer, price.commission_units)
 

@@ -20,7 +20,7 @@ def gig_view(gig: GigRecord, chain_id: int, now: datetime) -> dict[str, Any]:
     duration_ms = (gig.end_at - gig.start_at) * 1000
     return {
         "id": gig.gig_id,
-        "status": lifecycle.status(start, end, now),
+        "status": "suspended" if gig.suspended else lifecycle.status(start, end, now),
         "created_at": iso(datetime.fromtimestamp(gig.created_at, UTC)),
         "start_time_ms": gig.start_at * 1000,
         "end_time_ms": gig.end_at * 1000,
@@ -87,9 +87,12 @@ def _displays(gig_type: GigType) -> dict[str, dict[str, Any]]:
 
 
 def _funding(gig: GigRecord) -> dict[str, Any]:
-    """`funded` once the reward is in the gig's wallet; the commission follows on its own."""
+    """`funded` once the reward is in the gig's wallet; the commission follows on its own.
+
+    `missing` while the deposit is not on chain (any more): the gig is suspended.
+    """
     return {
-        "state": "funded" if gig.reward_transaction else "deposited",
+        "state": "missing" if gig.suspended else "funded" if gig.reward_transaction else "deposited",
         "deposit_transaction": gig.deposit_transaction,
         "reward_transaction": gig.reward_transaction,
         "commission_transaction": gig.commission_transaction,

@@ -3,6 +3,7 @@
 import logging
 
 from x402_gig.errors import PaymentConflict
+from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.outcome import Outcome, Rejected, Unknown
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
@@ -47,6 +48,8 @@ def _claim(connection: Connection, shop: Shop, wanted: Reservation) -> Outcome:
     if known is not None and known.outcome is not None:
         return known.outcome
     deposit = deposits.find(connection, key.asset, key.payer, key.nonce)
+    if deposit is not None and deposit["refund_id"] is not None:
+        return _refunded(deposit["value"], deposit["transaction"])
     if deposit is None or deposit["value"] != wanted.payment.authorization.value:
         return NONCE_USED if known is None else _close(connection, known.payment_id)
     payments.write_down(connection, [wanted])
@@ -56,6 +59,13 @@ def _claim(connection: Connection, shop: Shop, wanted: Reservation) -> Outcome:
         return Unknown("The deposit of this payment belongs to something else")
     log.info("payment %d claims the deposit in %s", mine.payment_id, deposit["transaction"])
     return settled[mine.payment_id]
+
+
+def _refunded(value: int, transaction: str) -> Rejected:
+    detail = (
+        f"Nobody ordered with this payment in time: its {to_tokens(value)} USDC ({transaction}) go back to the payer"
+    )
+    return Rejected("invalid_exact_evm_nonce_already_used", f"{detail}. Sign a new one")
 
 
 def _close(connection: Connection, payment_id: int) -> Rejected:

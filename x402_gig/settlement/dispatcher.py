@@ -35,9 +35,22 @@ class Dispatcher:
         self._queue = queue
         self._funding = funding
         self._work = asyncio.Event()
+        # Counts reorganisations: after each, every relayer looks for slots that are open again.
+        self._round = 0
+        self._without_gas: set[str] = set()
 
     def wake(self) -> None:
         self._work.set()
+
+    def start_again(self) -> None:
+        """Slots that were closed are open again: they come first."""
+        self._round += 1
+        self.wake()
+
+    @property
+    def is_out_of_gas(self) -> bool:
+        """No relayer can pay for gas."""
+        return len(self._without_gas) == len(self._relayers)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -45,29 +58,31 @@ class Dispatcher:
                 group.create_task(self._serve(relayer), name=f"relayer {relayer.wallet.address}")
 
     async def _serve(self, relayer: Relayer) -> None:
-        started = False
+        started = -1
         while True:
             try:
-                if not started:
+                if started != (now := self._round):
                     await relayer.start()
-                    started = True
+                    started = now
                 await self._work_once(relayer)
             # Start again after either: a slot that was written down must be finished before the next one.
             except GigError as exc:
                 log.warning("relayer %s: %s", relayer.wallet.address, exc.detail)
-                started = False
+                started = -1
                 await asyncio.sleep(AFTER_ERROR_S)
             except Exception:  # one batch's bug must not stop the relayer for the batches after it
                 log.exception("relayer %s: a batch failed unexpectedly", relayer.wallet.address)
-                started = False
+                started = -1
                 await asyncio.sleep(AFTER_ERROR_S)
 
     async def _work_once(self, relayer: Relayer) -> None:
         # Asked first: what cannot be paid for is not written down, and is left to a relayer that can pay.
         if await _is_out_of_gas(relayer):
+            self._without_gas.add(relayer.wallet.address)
             log.error("out of gas: %s", await relayer.gas_report())
             await asyncio.sleep(NO_GAS_S)
             return
+        self._without_gas.discard(relayer.wallet.address)
         job = self._next_job()
         await (job(relayer) if job is not None else self._idle())
 

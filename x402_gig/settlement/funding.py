@@ -1,43 +1,71 @@
-"""Moves deposits on: rewards to the gigs' wallets, commissions to the operator, in the background.
+"""Moves deposits on: rewards to the gigs' wallets, commissions to the operator, refunds to payers, in the background.
 
 A funding transaction names a block it relies on and the batcher refuses it on any other chain, so a deposit that a
-reorganisation drops cannot be paid on out of its neighbours'.
+reorganisation drops cannot be paid on out of its neighbours'. What the token refuses to move is held back and tried
+again later; the rest goes on.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from x402_gig.chain import batcher, eip3009
+from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Block, Node
 from x402_gig.chain.wallets import Wallets
+from x402_gig.errors import Unavailable
+from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, deposits, funding
 from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.funding import Movement
+from x402_gig.store.funding import COMMISSION, REFUND, REWARD, Movement
 
 log = logging.getLogger(__name__)
 
 LIFETIME_S = 600
 PATIENCE_S = 10
 BACKOFF_S = 30
-MAX_REWARDS = 120
+MAX_BACKOFF_S = 3600
+MAX_MOVEMENTS = 120
+# Of a batch besides its calls, and of each call besides its own limit.
+BATCH_GAS = 100_000
+CALLDATA_GAS = 6_000
+
+
+@dataclass
+class Hold:
+    """A movement that the token refused, and when it is tried again."""
+
+    movement: Movement
+    reason: str
+    pause_s: int
+    until: float
+
+    def __str__(self) -> str:
+        move = self.movement
+        return f"{move.kind} {move.subject} ({to_tokens(move.value)} USDC to {move.payee}): {self.reason}"
 
 
 @dataclass
 class Funding:
-    """One batch at a time. `problem` says why nothing moves; empty when all is well."""
+    """One batch at a time. `problem` says what does not move; empty when all is well."""
 
     ledger: Ledger
     node: Node
     wallets: Wallets
     commission_address: str
-    problem: str = ""
+    clock: Callable[[], float] = time.time
+    _obstacle: str = field(default="", init=False)
+    _held: dict[int, Hold] = field(default_factory=dict, init=False)
     _due_since: float | None = field(default=0.0, init=False)
     _busy: bool = field(default=False, init=False)
     _not_before: float = field(default=0.0, init=False)
+
+    @property
+    def problem(self) -> str:
+        return self._obstacle or "; ".join(str(hold) for hold in list(self._held.values())[:3])
 
     def due(self) -> None:
         """There may be money to move."""
@@ -47,48 +75,88 @@ class Funding:
     def is_wanted(self, deposits_wait: bool) -> bool:
         """Deposits go first, but for ten seconds only."""
         now = time.monotonic()
+        if any(hold.until <= now for hold in self._held.values()):
+            self.due()
         if self._busy or self._due_since is None or now < self._not_before:
             return False
         return not deposits_wait or now - self._due_since > PATIENCE_S
 
     async def run(self, relayer: Relayer) -> None:
-        """Send one funding batch; `problem` and a pause when the chain refuses it."""
+        """Send one batch; what is refused is held back for a while."""
         self._busy = True
         # Work that comes up from here on makes it due again; what does not fit this batch has waited since then.
         waiting_since, self._due_since = self._due_since, None
         try:
-            problem = await self._send_batch(relayer, waiting_since)
+            obstacle = await self._send_batch(relayer, waiting_since)
         except BaseException:
             self.due()
             raise
         finally:
             self._busy = False
-        if problem:
-            self.due()
-            self._not_before = time.monotonic() + BACKOFF_S
-            log.error("funding: %s", problem)
-        self.problem = problem
+        if obstacle:
+            self._wait_a_while()
+            log.error("funding: %s", obstacle)
+        self._obstacle = obstacle
+
+    def _wait_a_while(self) -> None:
+        self.due()
+        self._not_before = time.monotonic() + BACKOFF_S
 
     async def _send_batch(self, relayer: Relayer, waiting_since: float | None) -> str:
+        """What keeps everything from moving, or nothing."""
         if halt := await self.ledger.read(binding.funding_halt):
             return halt
         anchor = await self.node.head()
         balance = await self.node.balance_of(self.wallets.intake.address, hex(anchor.number))
-        sent: list[Movement] = []
-        slot = await relayer.write_down("funding", lambda c: self._plan(c, anchor, balance, sent))
+        valid_before = int(self.clock()) + LIFETIME_S
+        plan = Plan(self, anchor, balance, valid_before)
+        slot = await relayer.write_down("funding", plan)
         if slot is None:
+            if plan.is_early:
+                self.due()
             return await self._idle(anchor, balance)
         receipt = await relayer.finish(slot)
         if receipt is not None and relayer.confirmations > 1:
             # Its transfers are written down when they are deep enough, and are not to be signed again before.
             await relayer.watcher.passed(receipt.block_number)
-        if len(sent) >= MAX_REWARDS:
-            self._due_since = waiting_since
         self.due()
-        if receipt is None or receipt.success:
-            left = await self.ledger.read(lambda c: funding.still_due(c, sent))
-            return f"{left} of {len(sent)} transfers failed in {receipt.transaction}" if left and receipt else ""
-        return "" if await self._was_reorganised(anchor) else f"transaction {receipt.transaction} reverted"
+        if plan.is_full:
+            self._due_since = waiting_since
+        if receipt is not None and (receipt.success or not await self._was_reorganised(anchor)):
+            await self._hold_back(plan.moves, valid_before)
+        return ""
+
+    async def _hold_back(self, sent: Sequence[Movement], valid_before: int) -> None:
+        """Those that are not on chain wait, each longer than the last time; the others go on."""
+        failed = await self.ledger.read(lambda c: funding.still_due(c, sent))
+        for move in sent:
+            if move not in failed:
+                self._held.pop(move.movement_id, None)
+        if not failed:
+            return
+        # A gig's wallet is as good as any other: when a reward fails, the reason is the token's or the intake's.
+        if any(move.kind == REWARD for move in failed):
+            self._wait_a_while()
+        for move, reason in zip(failed, await self._reasons(failed, valid_before), strict=True):
+            before = self._held.get(move.movement_id)
+            pause_s = min(2 * before.pause_s, MAX_BACKOFF_S) if before else BACKOFF_S
+            hold = Hold(move, reason, pause_s, time.monotonic() + pause_s)
+            self._held[move.movement_id] = hold
+            log.error("funding: %s; next try in %d s", hold, pause_s)
+
+    async def _reasons(self, failed: Sequence[Movement], valid_before: int) -> list[str]:
+        """What the token says to each; these signatures are public already."""
+        token = self.node.token.address
+        calls = [Call(token, batcher.PLAIN_CALL_GAS, self.signed_call(move, valid_before)) for move in failed]
+        try:
+            _, results = await self.node.simulate(calls)
+        except Unavailable as exc:
+            return [exc.detail for _ in failed]
+        return ["it would pass now" if result.success else result.revert_reason for result in results]
+
+    def held(self) -> list[int]:
+        now = time.monotonic()
+        return [movement_id for movement_id, hold in self._held.items() if hold.until > now]
 
     async def _was_reorganised(self, anchor: Block) -> bool:
         now = await self.node.block(anchor.number)
@@ -101,28 +169,57 @@ class Funding:
             return f"the intake holds {balance} base units and should hold {expected}"
         return ""
 
-    def _plan(self, connection: Connection, anchor: Block, balance: int, sent: list[Movement]) -> Batch | None:
-        if deposits.newest_block(connection) > anchor.number:
-            self.due()  # a node behind the one that told us of the deposit
-            return None
-        if balance < deposits.expected_balance(connection, anchor.number):
-            return None
-        funding.write_commission(connection, self.commission_address, self.wallets.commission_nonce)
-        sent += funding.due(connection, "reward", MAX_REWARDS) + funding.due(connection, "commission", 1)
-        if not sent:
-            return None
-        valid_before = int(time.time()) + LIFETIME_S
-        data = self._calldata(anchor, sent, valid_before)
-        gas = batcher.batch_gas(data, batcher.PLAIN_CALL_GAS, len(sent))
-        return Batch(data, gas, movements=sent, valid_before=valid_before)
-
-    def _calldata(self, anchor: Block, moves: Sequence[Movement], valid_before: int) -> bytes:
-        calls = [self._signed_call(move, valid_before) for move in moves]
-        token = self.node.token.address
-        return batcher.execute_on_data(anchor.number, anchor.hash, token, batcher.PLAIN_CALL_GAS, calls)
-
-    def _signed_call(self, move: Movement, valid_before: int) -> bytes:
+    def signed_call(self, move: Movement, valid_before: int) -> bytes:
         intake = self.wallets.intake
         authorization = Authorization(intake.address, move.payee, move.value, 0, valid_before, move.nonce)
         signature = self.node.token.sign(authorization, intake.key)
         return eip3009.transfer_call(authorization, signature, ecdsa=True)
+
+
+class Plan:
+    """What a funding transaction carries, decided in the ledger transaction that keeps it."""
+
+    def __init__(self, funding_: Funding, anchor: Block, balance: int, valid_before: int) -> None:
+        self._funding = funding_
+        self._anchor = anchor
+        self._balance = balance
+        self._valid_before = valid_before
+        self._limit = min(MAX_MOVEMENTS, _room(anchor))
+        self.moves: list[Movement] = []
+        self.is_early = False
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.moves) >= self._limit
+
+    def __call__(self, connection: Connection) -> Batch | None:
+        number = self._anchor.number
+        if deposits.newest_block(connection) > number:
+            self.is_early = True  # a node behind the one that told us of the deposit
+            return None
+        if self._balance < deposits.expected_balance(connection, number):
+            return None
+        wallets = self._funding.wallets
+        funding.write_commission(connection, self._funding.commission_address, wallets.commission_nonce)
+        self.moves = self._due(connection)
+        return self._batch() if self.moves else None
+
+    def _due(self, connection: Connection) -> list[Movement]:
+        """Rewards with the commission, or refunds: these have batches of their own."""
+        held = self._funding.held()
+        moves = funding.due(connection, COMMISSION, 1, held)
+        moves = funding.due(connection, REWARD, self._limit - len(moves), held) + moves
+        return moves or funding.due(connection, REFUND, self._limit, held)
+
+    def _batch(self) -> Batch:
+        calls = [self._funding.signed_call(move, self._valid_before) for move in self.moves]
+        token, gas_each = self._funding.node.token.address, batcher.PLAIN_CALL_GAS
+        data = batcher.execute_on_data(self._anchor.number, self._anchor.hash, token, gas_each, calls)
+        gas = batcher.batch_gas(data, gas_each, len(calls))
+        return Batch(data, gas, movements=self.moves, valid_before=self._valid_before)
+
+
+def _room(block: Block) -> int:
+    """How many movements fit a transaction that fits a block."""
+    gas = min(batcher.MAX_TRANSACTION_GAS, block.gas_limit) - BATCH_GAS
+    return max(1, gas // (batcher.call_gas(batcher.PLAIN_CALL_GAS) + CALLDATA_GAS))

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
-from x402_gig.chain.node import Node, sign_transaction
+from x402_gig.chain.node import READ_GAS, Node
 from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import CannotStart
-from x402_gig.settlement.relayer import Relayer
-from x402_gig.settlement.simulation import READ_GAS
+from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, slots
 from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.engine import Ledger
@@ -48,43 +47,38 @@ def check_commission_address(address: str, token: str, wallets: Wallets, relayer
         raise CannotStart([f"X402_GIG_COMMISSION_ADDRESS is {ours[address]}: it must be an address of your own"])
 
 
-async def check_gas(relayers: Sequence[Relayer]) -> Wallet:
-    """The wallet of a relayer that can pay for gas. Raises CannotStart when there is none."""
+async def check_gas(relayers: Sequence[Relayer]) -> Relayer:
+    """A relayer that can pay for gas. Raises CannotStart when there is none."""
     for relayer in relayers:
         if await relayer.has_gas():
-            return relayer.wallet
+            return relayer
     raise CannotStart([f"No relayer has enough gas: {await relayer.gas_report()}" for relayer in relayers])
 
 
-async def ensure_batcher(node: Node, payer: Wallet) -> None:
-    """The batcher is at its address, deployed by `payer` where it is missing. Raises CannotStart."""
+async def ensure_batcher(node: Node, relayer: Relayer) -> None:
+    """The batcher is at its address, deployed by `relayer` where it is missing. Raises CannotStart."""
     code = await node.code(batcher.address())
     if not code:
-        code = await _deploy(node, payer)
+        code = await _deploy(node, relayer)
     if code != batcher.runtime_code():
         raise CannotStart([f"The code at {batcher.address()} is not the batcher's"])
 
 
-async def _deploy(node: Node, payer: Wallet) -> bytes:
+async def _deploy(node: Node, relayer: Relayer) -> bytes:
     if not await node.code(batcher.CREATE2_DEPLOYER):
         raise CannotStart([f"The chain has no CREATE2 deployer at {batcher.CREATE2_DEPLOYER}"])
-    head, priority = await node.head(), await node.priority_fee()
-    fields = {
-        "chainId": node.token.chain_id,
-        "nonce": await node.nonce(payer.address),
-        "to": batcher.deployer_checksum_address(),
-        "data": batcher.SALT + batcher.creation_code(),
-        "gas": DEPLOY_GAS,
-        "maxFeePerGas": 2 * head.base_fee + priority,
-        "maxPriorityFeePerGas": priority,
-    }
     log.info("deploying the batcher at %s", batcher.address())
-    await node.send(sign_transaction(payer.key, fields))
-    for _ in range(DEPLOY_TIMEOUT_S):
-        if code := await node.code(batcher.address()):
-            return code
-        await asyncio.sleep(1)
-    raise CannotStart(["The batcher's deployment was not mined in time: start again"])
+    data = batcher.SALT + batcher.creation_code()
+    # In a slot like any other transaction: a reorganisation may drop this one too.
+    deployment = Batch(data, DEPLOY_GAS, to=batcher.deployer_checksum_address())
+    try:
+        async with asyncio.timeout(DEPLOY_TIMEOUT_S):
+            slot = await relayer.write_down(slots.DEPLOY, lambda _: deployment)
+            if slot is not None:
+                await relayer.finish(slot)
+            return await node.code(batcher.address())
+    except TimeoutError:
+        raise CannotStart(["The batcher's deployment was not mined in time: start again"]) from None
 
 
 async def check_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> bool:
@@ -106,7 +100,8 @@ async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:
     ours = await _binding(node, wallets)
     await _check_unused(node, wallets)
     head = await node.head()
-    await ledger.write(lambda c: binding.bind(c, ours, Cursor(head.number, head.hash)))
+    balance = await node.balance_of(wallets.intake.address, hex(head.number))
+    await ledger.write(lambda c: binding.bind(c, ours, Cursor(head.number, head.hash), balance))
 
 
 async def _binding(node: Node, wallets: Wallets) -> Binding:

@@ -1,58 +1,117 @@
-"""Finishes open payments that no transaction of ours carries any more, on evidence from the chain alone."""
+"""Finishes what no transaction of ours carries any more, on evidence from the chain alone."""
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from x402_gig.chain import eip3009
 from x402_gig.chain.batcher import Call
-from x402_gig.chain.node import Node
+from x402_gig.chain.node import READ_GAS, Node
 from x402_gig.errors import GigError
 from x402_gig.payments.outcome import Rejected
 from x402_gig.settlement.claims import NONCE_USED
 from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.simulation import READ_GAS
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import payments
-from x402_gig.store.engine import Ledger
-from x402_gig.store.payments import OpenPayment
+from x402_gig.store import funding, payments, refunds
+from x402_gig.store.engine import Connection, Ledger
+from x402_gig.store.payments import OpenPayment, Reservation
+from x402_gig.store.refunds import Deposit
 
 log = logging.getLogger(__name__)
 
 BATCH = 100
+RESEND_EVERY_S = 10
+# As long as an authorization may be valid: until then its order may turn up.
+REFUND_AFTER_S = 2 * 60 * 60
 EXPIRED = Rejected(
     "invalid_exact_evm_payload_authorization_valid_before",
     "The authorization expired unused and nothing was charged: sign a new one",
 )
 
 
-class Reconciler:
-    """An open payment ends as settled (its deposit came), or rejected: cancelled, or expired with its nonce unused."""
+class Resender(Protocol):
+    """Has an authorization executed that nobody waits for. `facilitators` implement it."""
 
-    def __init__(self, node: Node, ledger: Ledger, settling: Settling, watcher: Watcher) -> None:
-        self._node = node
-        self._ledger = ledger
-        self._settling = settling
-        self._watcher = watcher
-        self._after = 0
+    async def resend(self, payment_id: int, wanted: Reservation) -> None: ...
+
+
+@dataclass
+class Reconciler:
+    """Looks after what nobody waits for. Any number of processes may do this on one ledger at once.
+
+    An open payment ends as settled (its deposit came), or rejected: cancelled, or expired with its nonce unused. One
+    whose deposit was reorganised away is sent again. A deposit that nobody claims is paid back.
+    """
+
+    node: Node
+    ledger: Ledger
+    settling: Settling
+    watcher: Watcher
+    resender: Resender
+    refund_nonce: Callable[..., str]
+    funding_due: Callable[[], None]
+    clock: Callable[[], float]
+    reorg_depth: int
+    minimum_price: int
+    _after: int = field(default=0, init=False)
+    _resent: dict[int, float] = field(default_factory=dict, init=False)
 
     async def run(self, interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
-            try:
-                await self.reconcile()
-            except GigError as exc:
-                log.warning("reconciler: %s", exc.detail)
+            for task in (self.settling.tell_known, self.reconcile, self.resend, self.void, self.refund):
+                try:
+                    await task()
+                except GigError as exc:
+                    log.warning("reconciler: %s", exc.detail)
+
+    async def resend(self) -> None:
+        """Send again what lost its deposit, or what the operator asked for."""
+        now = time.monotonic()
+        self._resent = {i: at for i, at in self._resent.items() if at > now - RESEND_EVERY_S}
+        for payment_id, wanted in await self.ledger.read(lambda c: payments.to_resend(c, BATCH)):
+            if payment_id not in self._resent:
+                self._resent[payment_id] = now
+                log.info("payment %d: sent again", payment_id)
+                await self.resender.resend(payment_id, wanted)
+
+    async def void(self) -> None:
+        """Give up movements whose deposit never came back."""
+        seen_s = self.watcher.cursor.timestamp
+        if await self.ledger.read(funding.has_orphans):
+            for move in await self.ledger.write(lambda c: funding.void_orphans(c, seen_s)):
+                log.warning("%s %d is void: its deposit did not come back", move.kind, move.subject)
+
+    async def refund(self) -> None:
+        """Pay back deposits that are final and that nobody claimed in two hours."""
+        limits = {
+            "up_to_block": self.watcher.cursor.number - self.reorg_depth,
+            "before_s": int(self.clock()) - REFUND_AFTER_S,
+            "minimum": self.minimum_price,
+        }
+        if self.settling.halt or not await self.ledger.read(lambda c: refunds.ripe(c, 1, **limits)):
+            return
+        for deposit in await self.ledger.write(lambda c: self._write_refunds(c, limits)):
+            log.warning("deposit %d of %s: nobody claimed it, paying it back", deposit.id, deposit.payer)
+        self.funding_due()
+
+    def _write_refunds(self, connection: Connection, limits: dict[str, int]) -> list[Deposit]:
+        found = refunds.ripe(connection, BATCH, **limits)
+        return [d for d in found if refunds.write_refund(connection, d, d.payer, self.refund_nonce)]
 
     async def reconcile(self) -> None:
         """Look at the next `BATCH` payments; the round begins again after the last. Raises Unavailable."""
         after = self._after
-        unsettled = await self._ledger.read(lambda c: payments.unsettled(c, after, BATCH))
+        unsettled = await self.ledger.read(lambda c: payments.unsettled(c, after, BATCH))
         self._after = unsettled[-1].payment_id if len(unsettled) == BATCH else 0
         if not unsettled:
             return
         # Asked of the block that the ledger has read: a deposit up to there is written down.
-        cursor = self._watcher.cursor
-        _, results = await self._node.simulate([self._state_call(p) for p in unsettled], hex(cursor.number))
+        cursor = self.watcher.cursor
+        _, results = await self.node.simulate([self._state_call(p) for p in unsettled], hex(cursor.number))
         for payment, used in zip(unsettled, results, strict=True):
             if not used.success:
                 continue
@@ -64,7 +123,7 @@ class Reconciler:
     def _state_call(self, payment: OpenPayment) -> Call:
         authorization = payment.authorization
         data = eip3009.authorization_state_call(authorization.payer, authorization.nonce)
-        return Call(self._node.token.address, READ_GAS, data)
+        return Call(self.node.token.address, READ_GAS, data)
 
     async def _close(self, payment: OpenPayment, rejected: Rejected) -> None:
-        await self._settling.close(payment.payment_id, payment.authorization.nonce, rejected)
+        await self.settling.close(payment.payment_id, payment.authorization.nonce, rejected)

@@ -1,48 +1,55 @@
 """A relayer sends our transactions, one at a time; each is in the ledger before it is on the wire."""
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Any
+
+from eth_utils.address import to_checksum_address
 
 from x402_gig.chain import batcher
-from x402_gig.chain.node import Node, Receipt, sign_transaction
+from x402_gig.chain.node import Block, Node, Receipt, sign_transaction, unsigned_fields
 from x402_gig.chain.wallets import Wallet
-from x402_gig.errors import ChainRefused, ChainUnavailable, Unavailable
+from x402_gig.errors import ChainRefused, Unavailable
+from x402_gig.settlement.fees import Fees, market, outbid
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import funding, slots
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import Movement
-from x402_gig.store.slots import Attempt, Slot
+from x402_gig.store.slots import Attempt, End, Slot
 
 log = logging.getLogger(__name__)
 
 RETRY_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4)
-MIN_PRIORITY_FEE = 1_000_000
 LOW_GAS_BATCHES = 2
 HAS_GAS_TTL_S = 10
+# So many blocks without our transaction: the fee is too low.
+STUCK_BLOCKS = 5
+# Beyond this the fee is not what keeps a transaction out.
+MAX_MARKUP = 10
+EMPTY_GAS = 21_000
+# One look may have asked a node that is behind for the receipt.
+LOOKS_BEFORE_LOST = 3
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One call of the batcher, and what it carries."""
+    """One transaction, by default a call of the batcher, and what it carries."""
 
     data: bytes
     gas: int
     payment_ids: Sequence[int] = ()
     movements: Sequence[Movement] = ()
     valid_before: int = 0
+    to: str = field(default_factory=batcher.checksum_address)
 
 
-@dataclass(frozen=True)
-class Fees:
-    """EIP-1559 fees in wei per gas."""
-
-    max_fee: int
-    priority_fee: int
+Plan = Callable[[Connection], Batch | None]
 
 
 @dataclass
@@ -59,11 +66,15 @@ class Relayer:
     _has_gas_until: float = field(default=0.0, init=False)
 
     async def start(self) -> None:
-        """Finish what an earlier process left under way, oldest first."""
+        """Finish what is under way, oldest first: an earlier process left it, or a reorganisation undid it."""
         for slot in await self.ledger.read(lambda c: slots.open_slots(c, self.wallet.address)):
-            log.info("relayer %s: finishing slot %d (%s)", self.wallet.address, slot.nonce, slot.purpose)
-            await self.finish(slot)
+            await self._finish_left_over(slot)
         self._chain_nonce = await self.node.nonce(self.wallet.address)
+
+    async def _finish_left_over(self, slot: Slot) -> None:
+        log.info("relayer %s: finishing slot %d (%s)", self.wallet.address, slot.nonce, slot.purpose)
+        await self.finish(slot)
+        await self.settling.tell_unsettled(await self.ledger.read(lambda c: slots.payments_of(c, slot)))
 
     async def has_gas(self) -> bool:
         """Enough for two full batches at the present fee? A yes is ten seconds old at most."""
@@ -74,126 +85,171 @@ class Relayer:
         return True
 
     async def _gas_needed(self) -> int:
-        return LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self._fees()).max_fee
+        return LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self.market()).max_fee
+
+    async def market(self) -> Fees:
+        return await market(self.node, self.watcher)
 
     async def gas_report(self) -> str:
         """For the operator: who holds how much of the native currency, and how much is enough."""
         held, needed = await self.node.native_balance(self.wallet.address), await self._gas_needed()
         return f"relayer {self.wallet.address} holds {_ether(held)} ETH and needs {_ether(needed)}"
 
-    async def write_down(self, purpose: str, plan: Callable[[Connection], Batch | None]) -> Slot | None:
+    async def write_down(self, purpose: str, plan: Plan) -> Slot | None:
         """Sign a batch and keep it, in the transaction in which `plan` reserves what it carries.
 
         None when `plan` finds nothing to send. Raises Unavailable; nothing was sent.
         """
-        fees = await self._fees()
+        fees = await self.market()
         return await self.ledger.write(lambda c: self._write_down(c, purpose, plan, fees))
 
-    async def _fees(self) -> Fees:
-        priority = max(await self.node.priority_fee(), MIN_PRIORITY_FEE)
-        return Fees(2 * (await self.watcher.newest()).base_fee + priority, priority)
-
-    def _write_down(
-        self, connection: Connection, purpose: str, plan: Callable[[Connection], Batch | None], fees: Fees
-    ) -> Slot | None:
+    def _write_down(self, connection: Connection, purpose: str, plan: Plan, fees: Fees) -> Slot | None:
         batch = plan(connection)
         if batch is None:
             return None
         slot = slots.open_slot(connection, self.wallet.address, purpose, self._chain_nonce)
-        slots.add_attempt(connection, slot, self._sign(slot, batch, fees))
+        call = {"to": batch.to, "data": batch.data, "gas": batch.gas}
+        slots.add_attempt(connection, slot, self.sign(slot, call, fees))
         if batch.payment_ids:
             slots.enter_payments(connection, slot, batch.payment_ids)
         if batch.movements:
             funding.enter_slot(connection, slot.slot_id, batch.movements, batch.valid_before)
         return slot
 
-    def _sign(self, slot: Slot, batch: Batch, fees: Fees) -> Attempt:
+    def sign(self, slot: Slot, call: dict[str, Any], fees: Fees, *, is_empty: bool = False) -> Attempt:
         fields = {
             "chainId": self.node.token.chain_id,
             "nonce": slot.nonce,
-            "to": batcher.checksum_address(),
-            "data": batch.data,
-            "gas": batch.gas,
+            "to": call["to"],
+            "data": call["data"],
+            "gas": call["gas"],
             "maxFeePerGas": fees.max_fee,
             "maxPriorityFeePerGas": fees.priority_fee,
         }
-        return Attempt(sign_transaction(self.wallet.key, fields), fees.max_fee, fees.priority_fee)
+        signed = sign_transaction(self.wallet.key, fields)
+        return Attempt(signed, fees.max_fee, fees.priority_fee, call["gas"], is_empty)
 
     async def finish(self, slot: Slot) -> Receipt | None:
-        """Send until mined and record what the receipt proves; None when a foreign transaction took the nonce."""
-        receipt = await self._until_mined(slot)
-        if receipt is None:
-            await self.ledger.write(lambda c: slots.close(c, slot, "lost"))
+        """Send until mined and record what the receipt proves.
+
+        None when what the slot carried was not sent: a foreign transaction or an empty one of ours took the nonce.
+        """
+        mined = await self._until_mined(slot)
+        if isinstance(mined, Block):
+            log.warning("slot %d/%d: another transaction took the nonce", slot.slot_id, slot.nonce)
+            await self.ledger.write(lambda c: slots.close(c, slot, "lost", End(mined.number, mined.hash)))
             self._chain_nonce = await self.node.nonce(self.wallet.address)
             return None
-        state = "mined" if receipt.success else "reverted"
+        attempt, receipt = mined
+        state = "filled" if attempt.is_empty else "mined" if receipt.success else "reverted"
         log.info(
             "slot %d/%d %s in block %d, %d gas: %s",
             slot.slot_id, slot.nonce, state, receipt.block_number, receipt.gas_used, receipt.transaction,
         )  # fmt: skip
-
-        def close(connection: Connection) -> None:
-            block, gas = receipt.block_number, receipt.gas_used
-            slots.close(connection, slot, state, transaction=receipt.transaction, block=block, gas=gas)
-
+        end = End(receipt.block_number, receipt.block_hash, receipt.transaction, receipt.gas_used)
         # With more confirmations the watcher records the transfers when they are deep enough.
-        await self._insist(lambda: self.settling.record(receipt.transfers if self.confirmations == 1 else [], close))
-        return receipt
+        transfers = receipt.transfers if self.confirmations == 1 else []
+        await self._insist(lambda: self.settling.record(transfers, also=lambda c: slots.close(c, slot, state, end)))
+        return None if attempt.is_empty else receipt
 
-    async def _insist(self, work: Callable[[], object]) -> None:
+    async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
         """The money has moved: writing that down is repeated until it succeeds."""
         while True:
             try:
-                await work()  # type: ignore[misc]
+                await work()
             except Unavailable as exc:
                 log.warning("ledger: %s; trying again", exc.detail)
                 await asyncio.sleep(1)
             else:
                 return
 
-    async def _until_mined(self, slot: Slot) -> Receipt | None:
-        """The receipt of whichever attempt was mined; None when another transaction took the nonce."""
-        attempts = await self.ledger.read(lambda c: slots.attempts_of(c, slot))
-        for tries in range(2**31):
+    async def _until_mined(self, slot: Slot) -> tuple[Attempt, Receipt] | Block:
+        """Which attempt was mined, with its receipt; or a block in which another transaction has used the nonce."""
+        sending = Sending(self, slot, await self.ledger.read(lambda c: slots.attempts_of(c, slot)))
+        for tries in itertools.count():
             try:
-                receipt = await self._send_or_find(attempts)
-                if receipt is not None and await self._is_sealed(receipt):
-                    return receipt
-                if receipt is None and await self._is_taken(slot, attempts):
-                    return None
-            except (ChainUnavailable, ChainRefused) as exc:
+                if end := await sending.step(is_first=tries == 0):
+                    return end
+            except Unavailable as exc:
                 log.warning("slot %d/%d: %s", slot.slot_id, slot.nonce, exc.detail)
             await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
         raise AssertionError("unreachable")
 
-    async def _send_or_find(self, attempts: Sequence[Attempt]) -> Receipt | None:
+
+@dataclass
+class Sending:
+    """A slot on its way into a block: sent again, outbid, or filled by an empty transaction."""
+
+    relayer: Relayer
+    slot: Slot
+    attempts: list[Attempt]  # newest first
+    _since: int | None = None
+    _looks: int = 0
+
+    async def step(self, *, is_first: bool) -> tuple[Attempt, Receipt] | Block | None:
+        """Send it and look what became of it; None when that is not known yet. Raises Unavailable."""
+        if not is_first:
+            await self._finish_older()
+        if mined := await self._send_or_find(wait=is_first):
+            return mined
+        head = await self.relayer.node.head()
+        if await self.relayer.node.nonce(self.relayer.wallet.address) > self.slot.nonce:
+            self._looks += 1
+            return head if self._looks >= LOOKS_BEFORE_LOST else None
+        self._since = self._since or head.number
+        if better := await self._better_attempt(head):
+            await self.relayer.ledger.write(lambda c: slots.add_attempt(c, self.slot, better))
+            self.attempts.insert(0, better)
+            self._since = head.number
+        return None
+
+    async def _finish_older(self) -> None:
+        """A reorganisation may have emptied a slot before this one, and then this one waits for it."""
+        open_slots = await self.relayer.ledger.read(lambda c: slots.open_slots(c, self.slot.relayer))
+        if open_slots and open_slots[0].nonce < self.slot.nonce:
+            await self.relayer.finish(open_slots[0])
+
+    async def _send_or_find(self, *, wait: bool) -> tuple[Attempt, Receipt] | None:
         """Broadcast the newest attempt; whatever the node says to that, a receipt is what counts."""
+        node = self.relayer.node
         try:
-            receipt = await self.node.send(attempts[0].transaction)
+            receipt = await node.send(self.attempts[0].transaction, wait=wait)
         except ChainRefused as refused:
             # "already known", "nonce too low", "replacement underpriced": none says what became of it.
             log.debug("send: %s", refused.detail)
             receipt = None
-        if receipt is not None:
-            return receipt
-        for attempt in attempts:
-            if found := await self.node.receipt(attempt.transaction.hash):
-                return found
+        if receipt is not None and await self._is_sealed(receipt):
+            return self.attempts[0], receipt
+        for attempt in self.attempts:
+            receipt = await node.receipt(attempt.transaction.hash)
+            if receipt is not None and await self._is_sealed(receipt):
+                return attempt, receipt
         return None
 
     async def _is_sealed(self, receipt: Receipt) -> bool:
         """A pre-confirmation names a block that the chain does not have (yet)."""
-        block = await self.node.block(receipt.block_number)
+        block = await self.relayer.node.block(receipt.block_number)
         return block is not None and block.hash == receipt.block_hash
 
-    async def _is_taken(self, slot: Slot, attempts: Sequence[Attempt]) -> bool:
-        if await self.node.nonce(self.wallet.address) <= slot.nonce:
-            return False
-        # Used; asked once more after that: the receipt may have come between the two questions.
-        for attempt in attempts:
-            if await self.node.receipt(attempt.transaction.hash):
-                return False
-        return True
+    async def _better_attempt(self, head: Block) -> Attempt | None:
+        """A transaction to take the newest attempt's place, when it cannot get into a block as it is."""
+        newest, now = self.attempts[0], await self.relayer.market()
+        fees = Fees(newest.max_fee, newest.priority_fee)
+        is_too_big = newest.gas > head.gas_limit
+        is_stuck = head.number - (self._since or head.number) >= STUCK_BLOCKS
+        may_bid = is_stuck and fees.max_fee < MAX_MARKUP * now.max_fee
+        if not (is_too_big or may_bid or head.base_fee > fees.max_fee):
+            return None
+        is_empty = newest.is_empty or is_too_big or not await self._is_wanted()
+        log.warning("slot %d/%d: replaced (%s)", self.slot.slot_id, self.slot.nonce, "empty" if is_empty else "outbid")
+        call = self._empty_call() if is_empty else unsigned_fields(newest.transaction.raw)
+        return self.relayer.sign(self.slot, call, outbid(fees, now), is_empty=is_empty)
+
+    async def _is_wanted(self) -> bool:
+        return await self.relayer.ledger.read(lambda c: slots.is_wanted(c, self.slot))
+
+    def _empty_call(self) -> dict[str, Any]:
+        return {"to": to_checksum_address(self.slot.relayer), "data": b"", "gas": EMPTY_GAS}
 
 
 def _ether(wei: int) -> str:

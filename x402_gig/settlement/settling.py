@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.chain.eip3009 import TokenTransfer
+from x402_gig.chain.node import Block
 from x402_gig.errors import Unavailable
+from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
-from x402_gig.store import binding, deposits, funding, payments
+from x402_gig.store import binding, deposits, funding, payments, slots
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 
@@ -22,37 +25,53 @@ class Settling:
     nothing. `funding_due` is set when there may be money to move on.
     """
 
-    def __init__(self, ledger: Ledger, shop: Shop, *, intake: str, asset: str) -> None:
+    def __init__(
+        self, ledger: Ledger, shop: Shop, *, intake: str, asset: str, clock: Callable[[], float] = time.time
+    ) -> None:
         self._ledger = ledger
         self._shop = shop
         self._intake = intake
         self._asset = asset
+        self._clock = clock
         # Why nothing new is sold and nothing of ours is signed; see `binding.halt_funding`.
         self.halt = ""
+        # Why nothing new is sold for the moment; empty when it is.
+        self.pause: Callable[[], str] = lambda: ""
         self._waiting: dict[int, list[asyncio.Future[Outcome]]] = defaultdict(list)
         self.funding_due: Callable[[], None] = lambda: None
+        self.slots_reopened: Callable[[], None] = lambda: None
 
     async def record(
-        self, transfers: Iterable[AuthorizedTransfer], also: Callable[[Connection], None] = lambda _: None
+        self,
+        transfers: Iterable[TokenTransfer],
+        block: Block | None = None,
+        also: Callable[[Connection], None] = lambda _: None,
     ) -> dict[int, Settled]:
-        """One commit: deposits, settled payments with their gigs, finished movements, and `also`."""
+        """One commit: deposits, settled payments with their gigs, finished movements, and `also`.
+
+        With a `block`, the transfers are all of that block, and what the ledger has of another block of its height is
+        not on chain.
+        """
         transfers = list(transfers)
         incoming = [t for t in transfers if t.payee == self._intake != t.payer]
         outgoing = [t for t in transfers if t.payer == self._intake]
 
-        def work(connection: Connection) -> tuple[dict[int, Settled], list[AuthorizedTransfer]]:
+        def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], bool]:
             also(connection)
-            deposits.record(connection, self._asset, incoming)
-            settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming])
+            has_reopened = block is not None and _forget(connection, block)
+            deposits.record(connection, self._asset, incoming, int(self._clock()))
+            settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming if t.nonce])
             strangers = funding.complete(connection, outgoing)
             for stranger in strangers:
                 binding.halt_funding(connection, _halt_reason(stranger))
-            return settled, strangers
+            return settled, strangers, has_reopened
 
-        settled, strangers = await self._ledger.write(work)
+        settled, strangers, has_reopened = await self._ledger.write(work)
         for stranger in strangers:
             self.halt = _halt_reason(stranger)
             log.critical("halted: %s", self.halt)
+        if has_reopened:
+            self.slots_reopened()
         self._announce(settled)
         return settled
 
@@ -80,9 +99,11 @@ class Settling:
             self.funding_due()
 
     def check_selling(self) -> None:
-        """Raises Unavailable when a new deposit could not be passed on."""
+        """Raises Unavailable when a new deposit could not be made or passed on."""
         if self.halt:
             raise Unavailable("This server does not sell at the moment: its operator must look into its ledger")
+        if pause := self.pause():
+            raise Unavailable(f"This server cannot sell right now: {pause}")
 
     def expect(self, payment_id: int, future: "asyncio.Future[Outcome]") -> None:
         """Resolve `future` with the payment's outcome when there is one."""
@@ -92,6 +113,19 @@ class Settling:
         for future in self._waiting.pop(payment_id, []):
             if not future.done():
                 future.set_result(outcome)
+
+    async def tell_known(self) -> None:
+        """Tell the outcomes that another process has written down."""
+        if waiting := list(self._waiting):
+            known = await self._ledger.read(lambda c: payments.outcomes(c, waiting))
+            for payment_id, outcome in known.items():
+                self.tell(payment_id, outcome)
+
+    async def tell_unsettled(self, payment_ids: Sequence[int]) -> None:
+        """Those of these that are open were sent in vain: whoever waits should ask again."""
+        known = await self._ledger.read(lambda c: payments.outcomes(c, payment_ids))
+        for payment_id in payment_ids:
+            self.tell(payment_id, known.get(payment_id, Unknown(STILL_SETTLING)))
 
     async def wait(self, payment_id: int) -> Outcome:
         """The outcome of a payment in the ledger. Cancelled while it waits, it marks the payment as abandoned."""
@@ -127,8 +161,16 @@ class Settling:
             log.warning("payment %d: not marked as abandoned: %s", payment_id, exc.detail)
 
 
-def _halt_reason(transfer: AuthorizedTransfer) -> str:
+def _forget(connection: Connection, block: Block) -> bool:
+    """True when slots are open again."""
+    for payment_id in deposits.forget_block(connection, block.number, block.hash):
+        log.warning("payment %d: a reorganisation took its deposit away", payment_id)
+    funding.forget_block(connection, block.number, block.hash)
+    return slots.forget_block(connection, block.number, block.hash)
+
+
+def _halt_reason(transfer: TokenTransfer) -> str:
     return (
-        f"transaction {transfer.transaction} moved {transfer.value} base units out of the intake by an authorization "
-        "that this ledger did not write down: an old backup, or the seed is in use elsewhere"
+        f"transaction {transfer.transaction} moved {transfer.value} base units out of the intake and this ledger did "
+        "not sign that: an old backup, or the seed is in use elsewhere"
     )

@@ -6,13 +6,11 @@ from enum import Enum, auto
 
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call, Result
-from x402_gig.chain.node import Node
+from x402_gig.chain.node import READ_GAS, Node
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.outcome import Rejected
 from x402_gig.payments.payment import Authorization, Payment
 
-# More than a cold storage slot and the proxy in front of the token cost.
-READ_GAS = 50_000
 CODE_SIZE_GAS = 10_000
 
 
@@ -46,7 +44,14 @@ class Used:
     block_number: int
 
 
-Verdict = Passes | NeedsContractLane | Again | Used | Rejected
+@dataclass(frozen=True)
+class NotNow:
+    """The token moves nothing to us at present: not the payer's fault, and nothing to sign anew for."""
+
+    detail: str
+
+
+Verdict = Passes | NeedsContractLane | Again | Used | NotNow | Rejected
 
 
 def transfer_call(payment: Payment, lane: Lane) -> bytes:
@@ -94,7 +99,8 @@ def _moved(transfer: Result) -> bool:
 async def _explain(node: Node, payments: Sequence[Payment], lane: Lane) -> list[Verdict]:
     calls = [call for payment in payments for call in _second_look(node, payment, lane)]
     block_number, results = await node.simulate(calls)
-    groups = [results[i : i + 4] for i in range(0, len(results), 4)]
+    size = len(results) // len(payments)
+    groups = [results[i : i + size] for i in range(0, len(results), size)]
     return [_reason(p, block_number, group, lane) for p, group in zip(payments, groups, strict=True)]
 
 
@@ -108,11 +114,13 @@ def _second_look(node: Node, payment: Payment, lane: Lane) -> list[Call]:
         # Asked in an eth_call only, with a gas limit of its own: a payer's code can do no harm there.
         Call(authorization.payer, lane.call_gas, proof),
         Call(token, lane.call_gas, transfer_call(payment, lane)),
+        Call(token, READ_GAS, eip3009.PAUSED_CALL),
+        Call(token, READ_GAS, eip3009.is_blacklisted_call(authorization.payee)),
     ]
 
 
 def _reason(payment: Payment, block_number: int, results: Sequence[Result], lane: Lane) -> Verdict:
-    used, balance, proof, transfer = results
+    used, balance, proof, transfer, paused, blacklisted = results
     # A plain payer's signature recovers: that is what put it into its lane.
     signed = lane is Lane.PLAIN or eip3009.approves(proof.success, proof.data)
     if not transfer.tried:
@@ -121,8 +129,14 @@ def _reason(payment: Payment, block_number: int, results: Sequence[Result], lane
         return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
     if used.number:
         return Used(block_number)
-    if balance.number < payment.authorization.value:
-        held, price = to_tokens(balance.number), to_tokens(payment.authorization.value)
+    if paused.number or blacklisted.number:
+        return NotNow("USDC is paused" if paused.number else "USDC refuses the recipient")
+    return _refused_by_token(payment, balance.number, transfer)
+
+
+def _refused_by_token(payment: Payment, held_units: int, transfer: Result) -> Verdict:
+    if held_units < payment.authorization.value:
+        held, price = to_tokens(held_units), to_tokens(payment.authorization.value)
         return Rejected("insufficient_funds", f"The payer holds {held} USDC and the price is {price} USDC")
     if transfer.success and _moved(transfer):
         return Again()

@@ -4,30 +4,46 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 
 from x402_gig.chain.node import Block, Node
 from x402_gig.errors import ChainUnavailable, GigError
+from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.settling import Settling
-from x402_gig.store import binding
+from x402_gig.store import binding, deposits
 from x402_gig.store.binding import Cursor
 from x402_gig.store.engine import Ledger
 
 log = logging.getLogger(__name__)
 
-REREAD_DEPTH = 64
 PERSIST_EVERY = 50
 RANGE = 500
 
 
 class Watcher:
-    """Reads every block up to `confirmations` deep once; `cursor` is the last one read."""
+    """Reads every block up to `confirmations` deep; `cursor` is the last one read.
 
-    def __init__(self, node: Node, ledger: Ledger, settling: Settling, *, intake: str, confirmations: int) -> None:
+    When a block it has read was replaced it reads again from `reorg_depth` blocks below.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        ledger: Ledger,
+        settling: Settling,
+        clock: ChainClock,
+        *,
+        intake: str,
+        confirmations: int,
+        reorg_depth: int,
+    ) -> None:
         self._node = node
         self._ledger = ledger
         self._settling = settling
+        self._clock = clock
         self._intake = intake
         self._behind = confirmations - 1
+        self._depth = reorg_depth
         self._cursor: Block | None = None
         self._moved = asyncio.Condition()
         self._woken = asyncio.Event()
@@ -74,20 +90,19 @@ class Watcher:
     async def catch_up(self) -> None:
         """Read all confirmed blocks that are not read yet. Raises ChainUnavailable or ChainRefused."""
         head = await self._node.head()
+        self._clock.saw(head)
         if self._cursor is None:
             self._cursor = await self._resume()
-        start = self._cursor.number
-        while self._cursor.number < head.number - self._behind - RANGE:
-            await self._read_range(self._cursor.number + 1)
-        while self._cursor.number < head.number - self._behind:
-            block = await self._node.block(self._cursor.number + 1)
-            if block is None:  # a node behind the one that told us the head
-                break
-            if block.parent_hash != self._cursor.hash:
-                self._cursor = await self._before(self._cursor.number)
-                continue
-            await self._read(block)
-        if self._cursor.number != start:
+        elif await self._was_replaced(head):
+            self._cursor = await self._before(self._cursor.number)
+        start, last = self._cursor, head.number - self._behind
+        if await self._read_ranges(last):
+            await self._read_blocks(last)
+            if not await self._adds_up():
+                log.warning("watcher: the node left logs out, reading all blocks from %d one by one", start.number)
+                self._cursor = start
+        await self._read_blocks(last)
+        if self._cursor.number != start.number:
             await self._persist(self._cursor)
         self._head = head
         self.seen_at = time.monotonic()
@@ -99,18 +114,48 @@ class Watcher:
         block = await self._node.block(stored.number)
         return block if block is not None and block.hash == stored.hash else await self._before(stored.number)
 
+    async def _was_replaced(self, head: Block) -> bool:
+        """Another head of the same height: without a next block, no parent hash tells."""
+        if self._head is None or head.number != self._head.number or head.hash == self._head.hash:
+            return False
+        block = await self._node.block(self.cursor.number)
+        return block is not None and block.hash != self.cursor.hash
+
     async def _before(self, number: int) -> Block:
         """A block safely below a reorganisation at `number`; what is read again changes nothing."""
-        log.warning("watcher: block %d was replaced, reading again from %d blocks below", number, REREAD_DEPTH)
-        return await self._existing(max(0, number - REREAD_DEPTH))
+        log.warning("watcher: block %d was replaced, reading again from %d blocks below", number, self._depth)
+        return await self._existing(max(0, number - self._depth))
 
-    async def _read_range(self, first: int) -> None:
-        """Catch up after a long absence: blocks so old that they are not replaced any more, many at a time."""
-        last = await self._existing(first + RANGE - REREAD_DEPTH)
-        for number in await self._node.busy_blocks(first, last.number, self._intake):
-            await self._read(await self._existing(number))
-        self._cursor = last
-        await self._persist(last)
+    async def _read_blocks(self, last: int) -> None:
+        while self.cursor.number < last:
+            block = await self._node.block(self.cursor.number + 1)
+            if block is None:  # a node behind the one that told us the head
+                break
+            if block.parent_hash != self.cursor.hash:
+                self._cursor = await self._before(self.cursor.number)
+                continue
+            await self._read(block)
+
+    async def _read_ranges(self, last: int) -> bool:
+        """Catch up after a long absence, many blocks at a time; False when there was none."""
+        has_read = False
+        # Only blocks so old that they are not replaced any more.
+        while self.cursor.number + RANGE < last - self._depth:
+            first, end = self.cursor.number + 1, await self._existing(self.cursor.number + RANGE)
+            busy = await self._node.busy_blocks(first, end.number, self._intake)
+            known = await self._ledger.read(partial(deposits.known_blocks, first=first, last=end.number))
+            for number in sorted({*busy, *known}):
+                await self._read(await self._existing(number))
+            self._cursor = end
+            await self._persist(end)
+            has_read = True
+        return has_read
+
+    async def _adds_up(self) -> bool:
+        """Does the intake hold what the ledger says? A node may answer for blocks that it does not have."""
+        number = self.cursor.number
+        expected = await self._ledger.read(lambda c: deposits.expected_balance(c, number))
+        return await self._node.balance_of(self._intake, hex(number)) == expected
 
     async def _existing(self, number: int) -> Block:
         block = await self._node.block(number)
@@ -120,8 +165,9 @@ class Watcher:
 
     async def _read(self, block: Block) -> None:
         transfers = await self._node.transfers(block, self._intake)
-        if transfers:
-            await self._settling.record(transfers)
+        is_replaced = await self._ledger.read(lambda c: deposits.is_replaced(c, block.number, block.hash))
+        if transfers or is_replaced:
+            await self._settling.record(transfers, block)
         self._cursor = block
         if block.number % PERSIST_EVERY == 0:
             await self._persist(block)

@@ -23,9 +23,15 @@ class Cursor:
     hash: str
 
 
-def bind(connection: Connection, binding: Binding, cursor: Cursor) -> None:
-    """Make a fresh ledger this chain's and this intake's, read up to `cursor`."""
-    values = {**vars(binding), "cursor_number": cursor.number, "cursor_hash": cursor.hash}
+def bind(connection: Connection, binding: Binding, cursor: Cursor, balance: int) -> None:
+    """Make a fresh ledger this chain's and this intake's, read up to `cursor`, where the intake holds `balance`."""
+    values = {
+        **vars(binding),
+        "cursor_number": cursor.number,
+        "cursor_hash": cursor.hash,
+        "start_number": cursor.number,
+        "start_balance": balance,
+    }
     connection.execute(insert(ledger).values(id=1, created_at=int(time.time()), funding_halt="", **values))
 
 

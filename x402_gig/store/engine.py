@@ -5,15 +5,16 @@ writer, so there is one writing thread; readers see the last commit (WAL).
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -75,12 +76,17 @@ def insert_ignore(connection: Connection, table: Table, rows: Sequence[Mapping[s
 
 
 def insert_or_replace(
-    connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], key: Sequence[str], columns: Sequence[str]
+    connection: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    key: Sequence[str],
+    columns: Sequence[str],
+    where: ColumnElement[bool] | None = None,
 ) -> Any:
-    """INSERT … ON CONFLICT (key) DO UPDATE of `columns`."""
+    """INSERT … ON CONFLICT (key) DO UPDATE of `columns`; `where` is the condition of a partial unique index."""
     statement = _dialect(connection).insert(table).values(list(rows))
     return statement.on_conflict_do_update(
-        index_elements=key, set_={name: statement.excluded[name] for name in columns}
+        index_elements=key, index_where=where, set_={name: statement.excluded[name] for name in columns}
     )
 
 
@@ -93,9 +99,23 @@ def migrate(engine: Engine) -> None:
     config = Config()
     # The parser of the option takes a single % for an interpolation.
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.begin() as connection:
+    with engine.connect() as connection, _without_foreign_keys(connection), connection.begin():
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+@contextmanager
+def _without_foreign_keys(connection: Connection) -> Iterator[None]:
+    """SQLite changes a table by making it anew, and rows that refer to it are in the way of that."""
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver.execute("PRAGMA foreign_keys=OFF")
+    try:
+        yield
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
 
 
 def _engine(url: str) -> Engine:

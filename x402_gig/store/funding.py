@@ -1,20 +1,32 @@
-"""Movements of our own money: due, signed in a slot, done when their log pair is on chain."""
+"""Movements of our own money: due, signed in a slot, done when their log pair is on chain.
+
+Nothing is signed while the deposit that it spends is off the chain.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, exists, func, insert, select, update
 
-from x402_gig.chain.eip3009 import AuthorizedTransfer
-from x402_gig.store.tables import commissions, movements, payments, slot_movements, slots
+from x402_gig.chain.eip3009 import TokenTransfer
+from x402_gig.store import states
+from x402_gig.store.tables import commissions, deposits, gigs, movements, payments, slot_movements, slots
+
+REWARD, COMMISSION, REFUND = "reward", "commission", "refund"
 
 
 @dataclass(frozen=True)
 class Movement:
-    """An authorization of the intake that is to be executed. `value` in base units."""
+    """An authorization of the intake that is to be executed. `value` in base units.
+
+    `subject` is the gig's id, the commission's row number or the deposit's id, by `kind`.
+    """
 
     movement_id: int
+    kind: str
+    subject: int
     payee: str
     value: int
     nonce: str
@@ -25,51 +37,73 @@ def _not_in_flight() -> ColumnElement[bool]:
     return movements.c.id.not_in(in_slot)
 
 
-def due(connection: Connection, kind: str, limit: int) -> list[Movement]:
-    """Movements that are due and in no transaction under way, oldest first."""
+def _is_backed() -> ColumnElement[bool]:
+    """The deposits that the movement spends are on chain."""
+    unsettled = payments.c.state != "settled"
+    reward = exists().where(gigs.c.id == movements.c.subject, gigs.c.payment_id == payments.c.id, unsettled)
+    commission = exists().where(
+        commissions.c.movement_id == movements.c.id, commissions.c.payment_id == payments.c.id, unsettled
+    )
+    refund = exists().where(deposits.c.refund_id == movements.c.id, deposits.c.on_chain == 0)
+    kind = movements.c.kind
+    return ~(((kind == REWARD) & reward) | ((kind == COMMISSION) & commission) | ((kind == REFUND) & refund))
+
+
+def due(connection: Connection, kind: str, limit: int, held: Collection[int] = ()) -> list[Movement]:
+    """Movements that can be sent now: due, on a deposit that is on chain, in no transaction under way, not `held`.
+
+    Oldest first.
+    """
+    wanted = (movements.c.state == "due", movements.c.kind == kind, movements.c.id.not_in(held))
     query = (
-        select(movements.c.id, movements.c.payee, movements.c.value, movements.c.nonce)
-        .where(movements.c.state == "due", movements.c.kind == kind, _not_in_flight())
+        select(*_movement_columns())
+        .where(*wanted, _not_in_flight(), _is_backed())
         .order_by(movements.c.id)
         .limit(limit)
     )
     return [Movement(*row) for row in connection.execute(query)]
 
 
-def still_due(connection: Connection, moves: Sequence[Movement]) -> int:
-    """How many of these are not on chain."""
+def still_due(connection: Connection, moves: Sequence[Movement]) -> list[Movement]:
+    """Those of these that are not on chain."""
     ids = [move.movement_id for move in moves]
-    query = select(func.count()).where(movements.c.id.in_(ids), movements.c.state == "due")
-    return int(connection.execute(query).scalar_one())
+    query = select(movements.c.id).where(movements.c.id.in_(ids), movements.c.state == "due")
+    left = set(connection.execute(query).scalars())
+    return [move for move in moves if move.movement_id in left]
 
 
 def _uncollected() -> ColumnElement[bool]:
-    collected = select(commissions.c.payment_id)
+    collected = select(commissions.c.payment_id).join(movements).where(movements.c.state != "void")
     return (payments.c.state == "settled") & (payments.c.commission > 0) & payments.c.id.not_in(collected)
 
 
 def write_commission(connection: Connection, payee: str, nonce_of: Callable[[int], str], limit: int = 1000) -> None:
     """Write the next commission row down, unless one is still on its way: k+1 never before k is on chain."""
-    pending = select(movements.c.id).where(movements.c.kind == "commission", movements.c.state == "due")
+    pending = select(movements.c.id).where(movements.c.kind == COMMISSION, movements.c.state == "due")
     if connection.execute(pending.limit(1)).first() is not None:
         return
     query = select(payments.c.id, payments.c.commission).where(_uncollected()).order_by(payments.c.id).limit(limit)
     rows = connection.execute(query).all()
     if not rows:
         return
-    last = connection.execute(select(func.max(movements.c.subject)).where(movements.c.kind == "commission"))
+    last = connection.execute(select(func.max(movements.c.subject)).where(movements.c.kind == COMMISSION))
     number = (last.scalar_one() or 0) + 1
+    movement_id = add(connection, COMMISSION, number, payee, sum(row.commission for row in rows), nonce_of(number))
+    connection.execute(insert(commissions), [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
+
+
+def add(connection: Connection, kind: str, subject: int, payee: str, value: int, nonce: str) -> int:
+    """Note a movement that is due; its id."""
     values = {
-        "kind": "commission",
-        "subject": number,
+        "kind": kind,
+        "subject": subject,
         "payee": payee,
-        "value": sum(row.commission for row in rows),
-        "nonce": nonce_of(number),
+        "value": value,
+        "nonce": nonce,
         "state": "due",
         "created_at": int(time.time()),
     }
-    movement_id = connection.execute(insert(movements).values(values).returning(movements.c.id)).scalar_one()
-    connection.execute(insert(commissions), [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
+    return int(connection.execute(insert(movements).values(values).returning(movements.c.id)).scalar_one())
 
 
 def enter_slot(connection: Connection, slot_id: int, moves: Sequence[Movement], valid_before: int) -> None:
@@ -77,18 +111,62 @@ def enter_slot(connection: Connection, slot_id: int, moves: Sequence[Movement], 
     connection.execute(insert(slot_movements), rows)
 
 
-def complete(connection: Connection, transfers: Iterable[AuthorizedTransfer]) -> list[AuthorizedTransfer]:
-    """Note the movements that these outgoing transfers carried out; returns the transfers we never wrote down."""
-    unknown = []
-    for transfer in transfers:
-        place = {
-            "state": "done",
-            "transaction": transfer.transaction,
-            "block_number": transfer.block_number,
-            "block_hash": transfer.block_hash,
-        }
-        ours = update(movements).where(movements.c.nonce == transfer.nonce, movements.c.value == transfer.value)
-        done_at = func.coalesce(movements.c.done_at, int(time.time()))
-        if connection.execute(ours.values(**place, done_at=done_at)).rowcount == 0:
-            unknown.append(transfer)
-    return unknown
+def complete(connection: Connection, transfers: Iterable[TokenTransfer]) -> list[TokenTransfer]:
+    """Note the movements that these outgoing transfers carried out; returns the transfers that we never signed."""
+    return [transfer for transfer in transfers if not _complete(connection, transfer)]
+
+
+def _complete(connection: Connection, transfer: TokenTransfer) -> bool:
+    # One that is written down but was never signed here was signed by somebody else with this seed.
+    signed = movements.c.id.in_(select(slot_movements.c.movement_id))
+    ours = update(movements).where(
+        movements.c.nonce == transfer.nonce,
+        movements.c.value == transfer.value,
+        movements.c.state.in_([*states.before("movement", "done"), "done"]),
+        signed,
+    )
+    place = {
+        "transaction": transfer.transaction,
+        "block_number": transfer.block_number,
+        "block_hash": transfer.block_hash,
+    }
+    done_at = func.coalesce(movements.c.done_at, int(time.time()))
+    return connection.execute(ours.values(state="done", **place, done_at=done_at)).rowcount == 1
+
+
+def forget_block(connection: Connection, number: int, block_hash: str) -> None:
+    """What was done in another block of this height is due again."""
+    replaced = update(movements).where(
+        movements.c.block_number == number,
+        movements.c.block_hash != block_hash,
+        movements.c.state.in_(states.before("movement", "due")),
+    )
+    nowhere = {"transaction": None, "block_number": None, "block_hash": None, "done_at": None}
+    connection.execute(replaced.values(state="due", **nowhere))
+
+
+def _is_orphan() -> ColumnElement[bool]:
+    rejected = payments.c.state == "rejected"
+    gone = exists().where(gigs.c.id == movements.c.subject, gigs.c.payment_id == payments.c.id, rejected)
+    partly = exists().where(
+        commissions.c.movement_id == movements.c.id, commissions.c.payment_id == payments.c.id, rejected
+    )
+    kind = movements.c.kind
+    may_be_void = movements.c.state.in_(states.before("movement", "void"))
+    return may_be_void & (((kind == REWARD) & gone) | ((kind == COMMISSION) & partly))
+
+
+def has_orphans(connection: Connection) -> bool:
+    """Are there movements that can never be paid, because a payment they rely on ended as rejected?"""
+    return connection.execute(select(movements.c.id).where(_is_orphan()).limit(1)).first() is not None
+
+
+def void_orphans(connection: Connection, now_s: int) -> list[Movement]:
+    """Give those up of which no signature of ours is alive. A commission's other payments are in the next one."""
+    alive = exists().where(slot_movements.c.movement_id == movements.c.id, slot_movements.c.valid_before >= now_s)
+    statement = update(movements).where(_is_orphan(), ~alive, _not_in_flight()).values(state="void")
+    return [Movement(*row) for row in connection.execute(statement.returning(*_movement_columns()))]
+
+
+def _movement_columns() -> list[Column[Any]]:
+    return [movements.c[name] for name in ("id", "kind", "subject", "payee", "value", "nonce")]

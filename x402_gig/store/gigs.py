@@ -8,6 +8,7 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from x402_gig.gigs.records import GigRecord
 from x402_gig.payments.order import Purchase
+from x402_gig.store import funding
 from x402_gig.store.tables import commissions, gigs, movements, payments
 
 WalletOf = Callable[[int], str]
@@ -41,16 +42,8 @@ class GigShelf:
         gig_id = self._connection.execute(insert(gigs).values(values).returning(gigs.c.id)).scalar_one()
         wallet = self._wallet_of(gig_id)
         self._connection.execute(update(gigs).where(gigs.c.id == gig_id).values(wallet=wallet))
-        due = {
-            "kind": "reward",
-            "subject": gig_id,
-            "payee": wallet,
-            "value": reward_units,
-            "nonce": self._reward_nonce_of(gig_id),
-            "state": "due",
-            "created_at": now,
-        }
-        self._connection.execute(insert(movements).values(due))
+        nonce = self._reward_nonce_of(gig_id)
+        funding.add(self._connection, funding.REWARD, gig_id, wallet, reward_units, nonce)
         return gig_id, wallet
 
 
@@ -62,6 +55,7 @@ def find_gig(connection: Connection, gig_id: int) -> GigRecord | None:
             gigs,
             payments.c.payer,
             payments.c.network,
+            payments.c.state.label("payment_state"),
             payments.c.transaction.label("deposit"),
             reward.c.transaction.label("reward_transaction"),
             commission.c.transaction.label("commission_transaction"),
@@ -70,6 +64,8 @@ def find_gig(connection: Connection, gig_id: int) -> GigRecord | None:
         .join(reward, (reward.c.kind == "reward") & (reward.c.subject == gigs.c.id))
         .outerjoin(commissions, commissions.c.payment_id == payments.c.id)
         .outerjoin(commission, commission.c.id == commissions.c.movement_id)
+        # A commission that was given up is followed by the one that takes its place.
+        .order_by(commissions.c.movement_id.desc())
         .where(gigs.c.id == gig_id)
     )
     row = connection.execute(query).mappings().first()
@@ -87,6 +83,7 @@ def _record(row: RowMapping) -> GigRecord:
         start_at=row["start_at"],
         end_at=row["end_at"],
         created_at=row["created_at"],
+        suspended=row["payment_state"] != "settled",
         payer=row["payer"],
         network=row["network"],
         deposit_transaction=row["deposit"],

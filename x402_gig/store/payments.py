@@ -1,4 +1,4 @@
-"""Payments in the ledger: found, reserved, settled, rejected, abandoned. A row never goes back to open."""
+"""Payments in the ledger: found, reserved, settled, rejected, abandoned. `states` has the table of their states."""
 
 import json
 import time
@@ -12,6 +12,7 @@ from x402_gig.payments.checkout import Known
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import Authorization, Payment, PaymentKey
+from x402_gig.store import journal, states
 from x402_gig.store.engine import Ledger, insert_ignore
 from x402_gig.store.tables import aliases, deposits, payments, slot_payments, slots
 
@@ -98,13 +99,14 @@ def outcomes(connection: Connection, ids: Iterable[int]) -> dict[int, Settled | 
 def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
     """Write the payments down; ids of those that are ours to send now.
 
-    New ones, and open ones that are in no transaction under way and were not broadcast three times already. Rows
-    are inserted in the order of their keys: two processes with the same payments must not deadlock.
+    New ones, and open ones that are in no transaction under way and were not broadcast three times already, or are
+    to be sent again all the same. Rows are inserted in the order of their keys: two processes with the same payments
+    must not deadlock.
     """
     ordered = sorted(wanted, key=lambda r: r.key)
     ids = write_down(connection, ordered) | _sendable_again(connection, [r.key for r in ordered])
-    counted = update(payments).where(payments.c.id.in_(ids.values())).values(broadcasts=payments.c.broadcasts + 1)
-    connection.execute(counted)
+    mine = update(payments).where(payments.c.id.in_(ids.values()))
+    connection.execute(mine.values(broadcasts=payments.c.broadcasts + 1, resend=0))
     return ids
 
 
@@ -123,8 +125,9 @@ def write_down(connection: Connection, ordered: Sequence[Reservation]) -> dict[P
     if not new:
         return {}
     statement = insert_ignore(connection, payments, new)
-    rows = connection.execute(statement.returning(*_key_columns(), payments.c.id))
-    return _ids_by_key(rows)
+    ids = _ids_by_key(connection.execute(statement.returning(*_key_columns(), payments.c.id)))
+    journal.note(connection, ids.values(), "open")
+    return ids
 
 
 def _inherit(connection: Connection, wanted: Sequence[Reservation], now: int) -> set[PaymentKey]:
@@ -165,7 +168,7 @@ def _sendable_again(connection: Connection, keys: Sequence[PaymentKey]) -> dict[
     query = select(*_key_columns(), payments.c.id).where(
         tuple_(*_key_columns()).in_(keys),
         payments.c.state == "open",
-        payments.c.broadcasts.between(1, MAX_BROADCASTS - 1),
+        payments.c.broadcasts.between(1, MAX_BROADCASTS - 1) | (payments.c.resend == 1),
         ~_in_flight(),
     )
     return _ids_by_key(connection.execute(query))
@@ -203,8 +206,36 @@ def find_open(connection: Connection, payment_id: int) -> Reservation | None:
     """An open payment as it was written down, to be sent again; None when it is final or in a transaction under way."""
     query = select(payments).where(payments.c.id == payment_id, payments.c.state == "open", ~_in_flight())
     row = connection.execute(query).mappings().first()
-    if row is None:
-        return None
+    return _reservation(row) if row is not None else None
+
+
+def to_resend(connection: Connection, limit: int) -> list[tuple[int, Reservation]]:
+    """Open payments that are to be sent again although nobody waits for them, oldest first."""
+    query = (
+        select(payments)
+        .where(payments.c.state == "open", payments.c.resend == 1, ~_in_flight())
+        .order_by(payments.c.id)
+        .limit(limit)
+    )
+    return [(row["id"], _reservation(row)) for row in connection.execute(query).mappings()]
+
+
+def send_again(connection: Connection, payment_id: int) -> bool:
+    """Ask for another broadcast of an open payment; False when it is final."""
+    asked = update(payments).where(payments.c.id == payment_id, payments.c.state == "open").values(resend=1)
+    if connection.execute(asked).rowcount == 0:
+        return False
+    journal.note(connection, [payment_id], "open", "to be sent again")
+    return True
+
+
+def take_resend(connection: Connection, payment_id: int) -> bool:
+    """Take the order to send it again; False when somebody else has taken it."""
+    taken = update(payments).where(payments.c.id == payment_id, payments.c.resend == 1).values(resend=0)
+    return connection.execute(taken).rowcount == 1
+
+
+def _reservation(row: RowMapping) -> Reservation:
     order = Order(row["product"], json.loads(row["terms"]), row["value"])
     return Reservation(_key(row), _payment(row), order)
 
@@ -225,19 +256,49 @@ def _payment(row: RowMapping) -> Payment:
 def reject(connection: Connection, payment_id: int, rejected: Rejected) -> bool:
     """Close an open payment; False when it is final already or its deposit has come."""
     same = (deposits.c[name] == payments.c[name] for name in ("asset", "payer", "nonce", "value"))
-    has_deposit = exists().where(*same)
-    statement = update(payments).where(payments.c.id == payment_id, payments.c.state == "open", ~has_deposit)
+    has_deposit = exists().where(*same, deposits.c.on_chain == 1, deposits.c.refund_id.is_(None))
+    statement = update(payments).where(payments.c.id == payment_id, _may_become("rejected"), ~has_deposit)
     values = {"state": "rejected", "reason": rejected.reason, "detail": rejected.detail, "final_at": int(time.time())}
-    return connection.execute(statement.values(values)).rowcount == 1
+    if connection.execute(statement.values(**values, resend=0)).rowcount == 0:
+        return False
+    journal.note(connection, [payment_id], "rejected", f"{rejected.reason}: {rejected.detail}")
+    return True
+
+
+def settle(connection: Connection, payment_id: int, transaction: str, **values: Any) -> None:
+    """Its deposit is on chain, in `transaction`. Raises AssertionError when it is not open."""
+    final = {"state": "settled", "transaction": transaction, "final_at": int(time.time()), "resend": 0}
+    statement = update(payments).where(payments.c.id == payment_id, _may_become("settled"))
+    if connection.execute(statement.values(**final, **values)).rowcount != 1:
+        raise AssertionError(f"payment {payment_id} is not open")
+    journal.note(connection, [payment_id], "settled", transaction=transaction)
+
+
+def reopen(connection: Connection, ids: Iterable[int], reason: str) -> list[int]:
+    """Their deposits are not on chain any more; the ids of those that were settled."""
+    statement = update(payments).where(payments.c.id.in_(list(ids)), _may_become("open"))
+    values = {"state": "open", "transaction": None, "final_at": None, "resend": 1}
+    reopened = list(connection.execute(statement.values(values).returning(payments.c.id)).scalars())
+    journal.note(connection, reopened, "open", reason)
+    return reopened
+
+
+def _may_become(state: str) -> Any:
+    return payments.c.state.in_(states.before("payment", state))
 
 
 def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool = True) -> None:
-    connection.execute(update(payments).where(payments.c.id.in_(list(ids))).values(abandoned=int(abandoned)))
+    marked = update(payments).where(payments.c.id.in_(list(ids)), payments.c.abandoned == int(not abandoned))
+    changed = connection.execute(marked.values(abandoned=int(abandoned)).returning(payments.c.id, payments.c.state))
+    for payment_id, state in changed.all():
+        reason = "its buyer stopped waiting" if abandoned else "its buyer has the answer"
+        journal.note(connection, [payment_id], state, reason)
 
 
 def mark_open_abandoned(connection: Connection) -> None:
     """At start: whoever waited for an open payment waits no more."""
-    connection.execute(update(payments).where(payments.c.state == "open").values(abandoned=1))
+    query = select(payments.c.id).where(payments.c.state == "open", payments.c.abandoned == 0)
+    mark_abandoned(connection, connection.execute(query).scalars().all())
 
 
 def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:

@@ -4,10 +4,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, union_all, update
 
 from x402_gig.chain.node import SignedTransaction
-from x402_gig.store.tables import attempts, slot_payments, slots
+from x402_gig.store import states
+from x402_gig.store.tables import attempts, movements, payments, slot_movements, slot_payments, slots
+
+DEPLOY = "deploy"
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,23 @@ class Slot:
 
 @dataclass(frozen=True)
 class Attempt:
+    """One transaction signed for a slot. An empty one only uses the nonce up."""
+
     transaction: SignedTransaction
     max_fee: int
     priority_fee: int
+    gas: int
+    is_empty: bool = False
+
+
+@dataclass(frozen=True)
+class End:
+    """The block that closed a slot, and the transaction of ours in it, if any."""
+
+    block_number: int
+    block_hash: str
+    transaction: str | None = None
+    gas_used: int | None = None
 
 
 def open_slot(connection: Connection, relayer: str, purpose: str, chain_nonce: int) -> Slot:
@@ -47,6 +64,8 @@ def add_attempt(connection: Connection, slot: Slot, attempt: Attempt) -> None:
         "raw": attempt.transaction.raw,
         "max_fee": attempt.max_fee,
         "priority_fee": attempt.priority_fee,
+        "gas": attempt.gas,
+        "is_empty": int(attempt.is_empty),
         "created_at": int(time.time()),
     }
     connection.execute(insert(attempts).values(values))
@@ -72,19 +91,53 @@ def busy_relayers(connection: Connection) -> set[str]:
 def attempts_of(connection: Connection, slot: Slot) -> list[Attempt]:
     """Every transaction signed for the slot, newest first."""
     query = select(attempts).where(attempts.c.slot_id == slot.slot_id).order_by(attempts.c.id.desc())
-    rows = connection.execute(query).mappings()
-    return [Attempt(SignedTransaction(row["hash"], row["raw"]), row["max_fee"], row["priority_fee"]) for row in rows]
+    return [
+        Attempt(
+            SignedTransaction(row["hash"], row["raw"]),
+            row["max_fee"],
+            row["priority_fee"],
+            row["gas"],
+            bool(row["is_empty"]),
+        )
+        for row in connection.execute(query).mappings()
+    ]
 
 
-def close(
-    connection: Connection, slot: Slot, state: str, *, transaction: str = "", block: int = 0, gas: int = 0
-) -> None:
-    """`mined`, `reverted`, or `lost` (the nonce was used by a transaction that is not ours)."""
+def payments_of(connection: Connection, slot: Slot) -> list[int]:
+    query = select(slot_payments.c.payment_id).where(slot_payments.c.slot_id == slot.slot_id)
+    return list(connection.execute(query).scalars())
+
+
+def is_wanted(connection: Connection, slot: Slot) -> bool:
+    """Does it still carry anything that is not done?"""
+    payment = select(1).join(slot_payments).where(slot_payments.c.slot_id == slot.slot_id, payments.c.state == "open")
+    movement = (
+        select(1).join(slot_movements).where(slot_movements.c.slot_id == slot.slot_id, movements.c.state == "due")
+    )
+    found = connection.execute(union_all(payment.select_from(payments), movement.select_from(movements)).limit(1))
+    return slot.purpose == DEPLOY or found.first() is not None
+
+
+def close(connection: Connection, slot: Slot, state: str, end: End) -> None:
+    """`mined`, `reverted`, `filled` (by the empty transaction) or `lost` (to a transaction that is not ours)."""
     values = {
         "state": state,
-        "transaction": transaction or None,
-        "block_number": block or None,
-        "gas_used": gas or None,
+        "transaction": end.transaction,
+        "block_number": end.block_number,
+        "block_hash": end.block_hash,
+        "gas_used": end.gas_used,
         "closed_at": int(time.time()),
     }
-    connection.execute(update(slots).where(slots.c.id == slot.slot_id, slots.c.state == "open").values(values))
+    may_close = slots.c.state.in_(states.before("slot", state))
+    connection.execute(update(slots).where(slots.c.id == slot.slot_id, may_close).values(values))
+
+
+def forget_block(connection: Connection, number: int, block_hash: str) -> bool:
+    """Slots that were closed by another block of this height are open again; True when there were any."""
+    replaced = update(slots).where(
+        slots.c.block_number == number,
+        slots.c.block_hash != block_hash,
+        slots.c.state.in_(states.before("slot", "open")),
+    )
+    nowhere = {"transaction": None, "block_number": None, "block_hash": None, "gas_used": None, "closed_at": None}
+    return connection.execute(replaced.values(state="open", **nowhere)).rowcount > 0

@@ -3,10 +3,13 @@
 Amounts are base units, times Unix seconds, hex lower case with `0x`.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
@@ -16,6 +19,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+
+
+def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
+    """Of a partial index, for both databases."""
+    return {"sqlite_where": condition, "postgresql_where": condition}
+
 
 metadata = MetaData(
     naming_convention={
@@ -41,6 +50,9 @@ ledger = Table(
     # Every deposit up to this block is in the ledger.
     Column("cursor_number", BigInteger, nullable=False),
     Column("cursor_hash", Hex, nullable=False),
+    # Where the ledger begins, and what the intake held there.
+    Column("start_number", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("start_balance", BigInteger, nullable=False, default=0, server_default="0"),
     # Why our own authorizations are not signed any more; empty while they are.
     Column("funding_halt", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
@@ -71,11 +83,13 @@ payments = Table(
     Column("transaction", Hex),
     Column("broadcasts", Integer, nullable=False, default=0),
     Column("abandoned", Integer, nullable=False, default=0),
+    # To be sent once more although nobody waits for it: its deposit was reorganised away, or the operator said so.
+    Column("resend", Integer, nullable=False, default=0, server_default="0"),
     Column("created_at", BigInteger, nullable=False),
     Column("final_at", BigInteger),
     UniqueConstraint("network", "asset", "payer", "nonce"),
     CheckConstraint("state in ('open', 'settled', 'rejected')", name="state"),
-    Index("ix_payments_open", "id", sqlite_where=Column("state") == "open", postgresql_where=Column("state") == "open"),
+    Index("ix_payments_open", "id", **_where(Column("state") == "open")),
     Index("ix_payments_payer_fingerprint", "payer", "fingerprint"),
     sqlite_autoincrement=True,
 )
@@ -93,23 +107,43 @@ aliases = Table(
     Column("created_at", BigInteger, nullable=False),
 )
 
-# Money that an authorization moved to the intake. Its one owner is set once, by compare-and-set.
+# Each state that a payment went through; rows are only added.
+journal = Table(
+    "journal",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("payment_id", Id, ForeignKey("payments.id"), nullable=False, index=True),
+    Column("state", String(16), nullable=False),
+    Column("transaction", Hex),
+    Column("reason", Text, nullable=False, default=""),
+    Column("at", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Money that came to the intake, by an authorization or (without a nonce) by a plain transfer. Its one owner, a payment
+# or a refund, is set once, by compare-and-set; only a reorganisation that takes the deposit away takes it back.
 deposits = Table(
     "deposits",
     metadata,
     Column("id", Id, primary_key=True),
     Column("asset", Hex, nullable=False),
     Column("payer", Hex, nullable=False),
-    Column("nonce", Hex, nullable=False),
+    Column("nonce", Hex),
     Column("value", BigInteger, nullable=False),
     Column("transaction", Hex, nullable=False),
     Column("log_index", Integer, nullable=False),
     Column("block_number", BigInteger, nullable=False),
     Column("block_hash", Hex, nullable=False),
+    # 0 while the block it was seen in is not part of the chain.
+    Column("on_chain", Integer, nullable=False, default=1, server_default="1"),
     Column("payment_id", Id, ForeignKey("payments.id"), unique=True),
+    Column("refund_id", Id, ForeignKey("movements.id"), unique=True),
     Column("created_at", BigInteger, nullable=False),
     UniqueConstraint("asset", "payer", "nonce"),
+    CheckConstraint("payment_id is null or refund_id is null", name="one_owner"),
     Index("ix_deposits_block_number", "block_number"),
+    Index("uq_deposits_plain", "transaction", "log_index", unique=True, **_where(Column("nonce").is_(None))),
+    Index("ix_deposits_unowned", "id", **_where(Column("payment_id").is_(None) & Column("refund_id").is_(None))),
     sqlite_autoincrement=True,
 )
 
@@ -119,7 +153,8 @@ movements = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("kind", String(16), nullable=False),
-    Column("subject", BigInteger, nullable=False),  # the gig's id, or the commission's row number
+    # The gig's id, the commission's row number, or the deposit's id.
+    Column("subject", BigInteger, nullable=False),
     Column("payee", Hex, nullable=False),
     Column("value", BigInteger, nullable=False),
     Column("nonce", Hex, nullable=False, unique=True),
@@ -131,20 +166,21 @@ movements = Table(
     Column("done_at", BigInteger),
     UniqueConstraint("kind", "subject"),
     CheckConstraint("kind in ('reward', 'commission', 'refund')", name="kind"),
-    CheckConstraint("state in ('due', 'done')", name="state"),
-    Index("ix_movements_due", "id", sqlite_where=Column("state") == "due", postgresql_where=Column("state") == "due"),
+    CheckConstraint("state in ('due', 'done', 'void')", name="state"),
+    Index("ix_movements_block_number", "block_number"),
+    Index("ix_movements_due", "id", **_where(Column("state") == "due")),
     sqlite_autoincrement=True,
 )
 
-# Which payments' commissions a commission movement carries; a payment is in one only.
+# Which payments' commissions a commission movement carries; a payment is in one only that is not void.
 commissions = Table(
     "commissions",
     metadata,
     Column("payment_id", Id, ForeignKey("payments.id"), primary_key=True),
-    Column("movement_id", Id, ForeignKey("movements.id"), nullable=False, index=True),
+    Column("movement_id", Id, ForeignKey("movements.id"), primary_key=True, index=True),
 )
 
-# One nonce of one relayer. Closed when a confirmed block shows the nonce used.
+# One nonce of one relayer. Closed when a block shows the nonce used, open again when that block is replaced.
 slots = Table(
     "slots",
     metadata,
@@ -155,14 +191,14 @@ slots = Table(
     Column("state", String(16), nullable=False),
     Column("transaction", Hex),
     Column("block_number", BigInteger),
+    Column("block_hash", Hex),
     Column("gas_used", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("closed_at", BigInteger),
     UniqueConstraint("relayer", "nonce"),
-    CheckConstraint("state in ('open', 'mined', 'reverted', 'lost')", name="state"),
-    Index(
-        "ix_slots_open", "relayer", sqlite_where=Column("state") == "open", postgresql_where=Column("state") == "open"
-    ),
+    CheckConstraint("state in ('open', 'mined', 'reverted', 'filled', 'lost')", name="state"),
+    Index("ix_slots_open", "relayer", **_where(Column("state") == "open")),
+    Index("ix_slots_block_number", "block_number"),
     sqlite_autoincrement=True,
 )
 
@@ -174,6 +210,9 @@ attempts = Table(
     Column("slot_id", Id, ForeignKey("slots.id"), nullable=False, index=True),
     Column("hash", Hex, nullable=False, unique=True),
     Column("raw", Text, nullable=False),
+    Column("gas", BigInteger, nullable=False, default=0, server_default="0"),
+    # It only uses the nonce up, so that what is behind it moves.
+    Column("is_empty", Integer, nullable=False, default=0, server_default="0"),
     Column("max_fee", BigInteger, nullable=False),
     Column("priority_fee", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),

@@ -1,0 +1,31 @@
+"""What a transaction offers for its gas (EIP-1559), and how a stuck one is outbid."""
+
+from dataclasses import dataclass
+
+from x402_gig.chain.node import Node
+from x402_gig.settlement.watcher import Watcher
+
+MIN_PRIORITY_FEE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Fees:
+    """Wei per gas."""
+
+    max_fee: int
+    priority_fee: int
+
+
+async def market(node: Node, watcher: Watcher) -> Fees:
+    """Enough for the next blocks even when the base fee doubles. Raises Unavailable."""
+    priority = max(await node.priority_fee(), MIN_PRIORITY_FEE)
+    return Fees(2 * (await watcher.newest()).base_fee + priority, priority)
+
+
+def outbid(previous: Fees, now: Fees) -> Fees:
+    """Nodes take a replacement only when both fees are an eighth higher, at the most demanding of them."""
+    return Fees(max(now.max_fee, _raised(previous.max_fee)), max(now.priority_fee, _raised(previous.priority_fee)))
+
+
+def _raised(fee: int) -> int:
+    return fee + fee // 8 + 1
