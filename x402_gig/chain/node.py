@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 METHOD_NOT_FOUND = -32601
 # What reading JSON of another shape than expected ends in.
 MALFORMED = (TypeError, ValueError, LookupError, AttributeError)
-SEND_TIMEOUT_S = 30
+# Two blocks of Base; what takes longer is looked for by its hash.
+SEND_TIMEOUT_S = 5
 PRIORITY_FEE_TTL_S = 10
 # More than a cold storage slot and the proxy in front of the token cost.
 READ_GAS = 50_000

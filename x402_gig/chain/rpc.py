@@ -16,7 +16,7 @@ sys.setrecursionlimit(1000)
 class Rpc:
     """One node. Calls are counted in `calls`; the URL, which may hold a key, appears in no message."""
 
-    def __init__(self, url: str, *, timeout_s: float = 10) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 15) -> None:
         # No retry below us: whether a call may be repeated depends on what it does.
         self._provider = AsyncHTTPProvider(url, exception_retry_configuration=None)
         self._timeout_s = timeout_s

@@ -64,6 +64,8 @@ class Dispatcher:
                 if started != (now := self._round):
                     await relayer.start()
                     started = now
+                    # What a left-over slot carried in vain is due again.
+                    self._funding.due()
                 await self._work_once(relayer)
             # Start again after either: a slot that was written down must be finished before the next one.
             except GigError as exc:

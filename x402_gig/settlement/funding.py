@@ -62,6 +62,7 @@ class Funding:
     _due_since: float | None = field(default=0.0, init=False)
     _busy: bool = field(default=False, init=False)
     _not_before: float = field(default=0.0, init=False)
+    _pause_s: int = field(default=1, init=False)
 
     @property
     def problem(self) -> str:
@@ -96,11 +97,15 @@ class Funding:
         if obstacle:
             self._wait_a_while()
             log.error("funding: %s", obstacle)
+        else:
+            self._pause_s = 1
         self._obstacle = obstacle
 
     def _wait_a_while(self) -> None:
+        """At first for a second only: a reorganisation or a node that is behind may be all there is to it."""
         self.due()
-        self._not_before = time.monotonic() + BACKOFF_S
+        self._not_before = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, BACKOFF_S)
 
     async def _send_batch(self, relayer: Relayer, waiting_since: float | None) -> str:
         """What keeps everything from moving, or nothing."""
@@ -134,9 +139,6 @@ class Funding:
                 self._held.pop(move.movement_id, None)
         if not failed:
             return
-        # A gig's wallet is as good as any other: when a reward fails, the reason is the token's or the intake's.
-        if any(move.kind == REWARD for move in failed):
-            self._wait_a_while()
         for move, reason in zip(failed, await self._reasons(failed, valid_before), strict=True):
             before = self._held.get(move.movement_id)
             pause_s = min(2 * before.pause_s, MAX_BACKOFF_S) if before else BACKOFF_S

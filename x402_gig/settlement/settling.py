@@ -42,38 +42,33 @@ class Settling:
         self.slots_reopened: Callable[[], None] = lambda: None
 
     async def record(
-        self,
-        transfers: Iterable[TokenTransfer],
-        block: Block | None = None,
-        also: Callable[[Connection], None] = lambda _: None,
+        self, transfers: Iterable[TokenTransfer], also: Callable[[Connection], None] = lambda _: None
     ) -> dict[int, Settled]:
-        """One commit: deposits, settled payments with their gigs, finished movements, and `also`.
-
-        With a `block`, the transfers are all of that block, and what the ledger has of another block of its height is
-        not on chain.
-        """
+        """One commit: deposits, settled payments with their gigs, finished movements, and `also`."""
         transfers = list(transfers)
         incoming = [t for t in transfers if t.payee == self._intake != t.payer]
         outgoing = [t for t in transfers if t.payer == self._intake]
 
-        def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], bool]:
+        def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer]]:
             also(connection)
-            has_reopened = block is not None and _forget(connection, block)
             deposits.record(connection, self._asset, incoming, int(self._clock()))
             settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming if t.nonce])
             strangers = funding.complete(connection, outgoing)
             for stranger in strangers:
                 binding.halt_funding(connection, _halt_reason(stranger))
-            return settled, strangers, has_reopened
+            return settled, strangers
 
-        settled, strangers, has_reopened = await self._ledger.write(work)
+        settled, strangers = await self._ledger.write(work)
         for stranger in strangers:
             self.halt = _halt_reason(stranger)
             log.critical("halted: %s", self.halt)
-        if has_reopened:
-            self.slots_reopened()
         self._announce(settled)
         return settled
+
+    async def forget(self, blocks: Sequence[Block]) -> None:
+        """What the ledger has of other blocks of these heights is not on chain any more."""
+        if await self._ledger.write(lambda c: any([_forget(c, block) for block in blocks])):
+            self.slots_reopened()
 
     async def close(self, payment_id: int, nonce: str, rejected: Rejected) -> None:
         """End an open payment that no transaction of ours carries: settled if its deposit is here, else `rejected`.

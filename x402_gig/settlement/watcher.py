@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 PERSIST_EVERY = 50
 RANGE = 500
+LAST_BLOCK = 2**62
 
 
 class Watcher:
@@ -124,7 +125,15 @@ class Watcher:
     async def _before(self, number: int) -> Block:
         """A block safely below a reorganisation at `number`; what is read again changes nothing."""
         log.warning("watcher: block %d was replaced, reading again from %d blocks below", number, self._depth)
-        return await self._existing(max(0, number - self._depth))
+        first = max(0, number - self._depth)
+        await self._roll_back(first)
+        return await self._existing(first)
+
+    async def _roll_back(self, first: int) -> None:
+        """Forget at once what was replaced from `first` on, before anything new is sent: emptied slots come first."""
+        known = await self._ledger.read(partial(deposits.known_blocks, first=first, last=LAST_BLOCK))
+        now = [await self._node.block(height) for height in sorted(known)]
+        await self._settling.forget([block for block in now if block is not None])
 
     async def _read_blocks(self, last: int) -> None:
         while self.cursor.number < last:
@@ -165,9 +174,11 @@ class Watcher:
 
     async def _read(self, block: Block) -> None:
         transfers = await self._node.transfers(block, self._intake)
-        is_replaced = await self._ledger.read(lambda c: deposits.is_replaced(c, block.number, block.hash))
-        if transfers or is_replaced:
-            await self._settling.record(transfers, block)
+        # Receipts tell of blocks that are not read yet, and those may be replaced as well.
+        if await self._ledger.read(lambda c: deposits.is_replaced(c, block.number, block.hash)):
+            await self._roll_back(block.number)
+        if transfers:
+            await self._settling.record(transfers)
         self._cursor = block
         if block.number % PERSIST_EVERY == 0:
             await self._persist(block)

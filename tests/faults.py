@@ -1,0 +1,173 @@
+"""A bad connection to the chain: a proxy between the server and Anvil that a test tells what to break."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+
+from tests.harness import Chain, Json
+
+
+class HangUp(Exception):
+    """Raised by a rule: the connection is closed without an answer."""
+
+
+@dataclass
+class Status(Exception):
+    """Raised by a rule: an HTTP status instead of an answer."""
+
+    code: int
+
+
+Forward = Callable[[], Json]
+# Gets the JSON-RPC request and a function that asks the chain; returns what the server is to see.
+Rule = Callable[[Json, Forward], Json | bytes]
+
+
+@dataclass
+class RpcProxy:
+    """`rules` by method, `"*"` for all that have none of their own. `calls` counts what the server asked."""
+
+    chain: Chain
+    upstream: str
+    rules: dict[str, Rule] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    sent: list[str] = field(default_factory=list)
+
+    def answer(self, body: bytes, http: httpx.Client) -> bytes:
+        request = json.loads(body)
+        method = request["method"]
+        self.calls[method] += 1
+        if method.startswith("eth_sendRawTransaction"):
+            self.sent.append(request["params"][0])
+
+        def forward() -> Json:
+            return dict(http.post(self.upstream, content=body, headers={"Content-Type": "application/json"}).json())
+
+        rule = self.rules.get(method) or self.rules.get("*")
+        answer = rule(request, forward) if rule else forward()
+        return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+    @contextmanager
+    def broken(self, rule: Rule, *methods: str) -> Iterator[None]:
+        """The rule holds for these methods (all, when none is named) until the context ends."""
+        names = methods or ("*",)
+        self.rules.update(dict.fromkeys(names, rule))
+        try:
+            yield
+        finally:
+            for name in names:
+                self.rules.pop(name, None)
+
+
+@contextmanager
+def rpc_proxy(chain: Chain) -> Iterator[RpcProxy]:
+    """`proxy.chain` is the same chain behind a connection that can be broken."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 60
+
+        def setup(self) -> None:
+            super().setup()
+            self.http = httpx.Client(timeout=60)
+
+        def finish(self) -> None:
+            self.http.close()
+            super().finish()
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            try:
+                self._reply(200, proxy.answer(body, self.http))
+            except Status as status:
+                self._reply(status.code, b"no")
+            except (HangUp, httpx.HTTPError):
+                self.close_connection = True
+
+        def _reply(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            try:
+                self.wfile.write(body)
+            except OSError:  # the server has gone
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+
+        def handle_error(self, *_: object) -> None:
+            pass  # a server that was killed resets its connections
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        proxy = RpcProxy(Chain(f"http://127.0.0.1:{server.server_address[1]}"), chain.rpc_url)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            server.shutdown()
+
+
+# Rules
+
+
+def down(_: Json, __: Forward) -> Json:
+    """Nobody answers."""
+    raise HangUp
+
+
+def garbage(_: Json, __: Forward) -> bytes:
+    return b"<html>Bad gateway</html>"
+
+
+def status(code: int) -> Rule:
+    def rule(_: Json, __: Forward) -> Json:
+        raise Status(code)
+
+    return rule
+
+
+def slow(seconds: float) -> Rule:
+    def rule(_: Json, forward: Forward) -> Json:
+        time.sleep(seconds)
+        return forward()
+
+    return rule
+
+
+def lose_reply(_: Json, forward: Forward) -> Json:
+    """The node does what it is asked and the answer never arrives."""
+    forward()
+    raise HangUp
+
+
+def answers(result: object) -> Rule:
+    """Always this result, whatever the truth is."""
+    return lambda request, _: {"jsonrpc": "2.0", "id": request["id"], "result": result}
+
+
+def refuses(code: int, message: str) -> Rule:
+    return lambda request, _: {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message}}
+
+
+def once(rule: Rule) -> Rule:
+    """The rule for the first call, the truth for the others."""
+    return times(1, rule)
+
+
+def times(count: int, rule: Rule) -> Rule:
+    left = iter(range(count))
+    return lambda request, forward: rule(request, forward) if next(left, None) is not None else forward()
