@@ -1,27 +1,41 @@
-"""The chain changes its mind: what it dropped is sent again, and nothing is lost, doubled or paid out of a neighbour's."""
+"""The chain changes its mind: what it dropped is sent again; nothing is lost, doubled, or paid by a neighbour."""
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
+from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests.harness import Dev, Json, dev_server, gig_terms, payment_header, until
+from tests.harness import USDC, Chain, Dev, Json, decode, devnet, gig_terms, payment_header, served, until
+from x402_gig.chain.eip3009 import transfer_call
+from x402_gig.payments.payment import Authorization
+
+PRICE, REWARD = 11_000_000, 10_000_000
 
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Dev]:
-    with dev_server() as running:
-        # Deep enough that no reorganisation reaches the tokens and the batcher.
-        running.rpc("anvil_mine", "0x10")
+    with started() as running:
         yield running
 
 
-def bought(shop: Dev, buyer: LocalAccount) -> tuple[Json, Json, Json]:
+@contextmanager
+def started(**settings: object) -> Iterator[Dev]:
+    with devnet() as chain, served(chain, **settings) as server:
+        # Deep enough that no reorganisation reaches the token and the batcher.
+        chain.rpc("anvil_mine", "0x10")
+        yield Dev(chain.rpc_url, url=server.url, intake=server.quote(gig_terms())["payTo"])
+
+
+def bought(shop: Dev, buyer: LocalAccount, lifetime_s: int = 3600) -> tuple[Json, Json, Json]:
     """Terms, payment header and answer of a purchase."""
     terms = gig_terms()
-    header = payment_header(buyer, shop.quote(terms), validBefore=str(int(time.time()) + 3600))
+    header = payment_header(buyer, shop.quote(terms), validBefore=str(int(time.time()) + lifetime_s))
     return terms, header, ok(shop.post(terms, header))
 
 
@@ -30,18 +44,143 @@ def ok(answer: httpx.Response) -> Json:
     return dict(answer.json())
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 5])
-def test_a_gig_that_was_funded_is_funded_again(shop: Dev, depth: int) -> None:
-    buyer, other = shop.buyer(11_000_000), shop.buyer(11_000_000)
+def height(shop: Dev) -> int:
+    return int(shop.rpc("eth_blockNumber"), 16)
+
+
+def block_of(shop: Dev, transaction: str) -> int:
+    return int(shop.rpc("eth_getTransactionReceipt", transaction)["blockNumber"], 16)
+
+
+def funded(shop: Dev, gig: Json) -> None:
+    until(lambda: shop.usdc(gig["gig_wallet_address"]) == REWARD)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_what_was_dropped_comes_back_whole(shop: Dev, depth: int) -> None:
+    """Two gigs, deposited and funded in four blocks or fewer, and then the newest `depth` blocks are others."""
+    buyers = [shop.buyer(PRICE), shop.buyer(PRICE)]
     shop.rpc("anvil_mine", "0x5")
-    sales = [bought(shop, account) for account in (buyer, other)]
+    sales = [bought(shop, buyer) for buyer in buyers]
     for _, _, gig in sales:
         shop.funded(gig["gig_id"])
 
     shop.rpc("anvil_reorg", depth, [])
 
-    for account, (terms, header, gig) in zip((buyer, other), sales, strict=True):
-        until(lambda gig=gig: shop.usdc(gig["gig_wallet_address"]) == 10_000_000)  # type: ignore[misc]
-        assert ok(shop.post(terms, header))["gig_id"] == gig["gig_id"]
-        assert shop.usdc(account.address) == 0
+    for buyer, (terms, header, gig) in zip(buyers, sales, strict=True):
+        funded(shop, gig)
+        again = until(lambda t=terms, h=header: (a := shop.post(t, h)).status_code == 200 and a).json()  # type: ignore[misc]
+        assert again["gig_id"] == gig["gig_id"]
+        assert shop.usdc(buyer.address) == 0
     until(lambda: shop.usdc(shop.intake) == 0)
+
+
+def test_a_batch_that_was_dropped_before_its_funding_is_sent_again(shop: Dev) -> None:
+    buyer = shop.buyer(PRICE)
+    shop.rpc("anvil_mine", "0x5")
+    shop.rpc("evm_setAutomine", False)
+    terms = gig_terms()
+    header = payment_header(buyer, shop.quote(terms), validBefore=str(int(time.time()) + 3600))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(shop.post, terms, header)
+        until(lambda: int(shop.rpc("txpool_status")["pending"], 16))
+        shop.rpc("evm_mine")
+        gig = ok(answer.result())
+    # The funding waits in the pool when the block of the deposit is replaced.
+    until(lambda: int(shop.rpc("txpool_status")["pending"], 16))
+    shop.rpc("anvil_reorg", 1, [])
+    until(lambda: shop.gig(gig["gig_id"])["status"] == "suspended" or shop.usdc(gig["gig_wallet_address"]))
+    shop.rpc("evm_setAutomine", True)
+    shop.rpc("evm_mine")
+    funded(shop, gig)
+    until(lambda: shop.usdc(shop.intake) == 0)
+    assert shop.gig(gig["gig_id"])["status"] == "active"
+
+
+def test_a_deposit_that_cannot_come_back_takes_its_gig_with_it_and_nothing_of_its_neighbours(tmp_path: Path) -> None:
+    """The payer's balance is gone on the new chain: nobody was charged, nobody is paid, and commissions go on."""
+    with started() as shop:
+        honest, poor = shop.buyer(PRICE), shop.buyer(PRICE)
+        first = bought(shop, honest)[2]
+        shop.funded(first["gig_id"])
+        start = height(shop)
+        terms, header, lost = bought(shop, poor, lifetime_s=20)
+        shop.funded(lost["gig_id"])
+
+        # On the chain that replaces it, the payer has moved the money away.
+        shop.rpc("anvil_reorg", height(shop) - start, [])
+        shop.rpc("anvil_dealERC20", poor.address, USDC, hex(0))
+        shop.rpc("evm_mine")
+
+        until(lambda: shop.gig(lost["gig_id"])["status"] == "suspended")
+        assert shop.post(terms, header).status_code == 503
+        assert shop.usdc(lost["gig_wallet_address"]) == 0
+        # Expired for good: the payment was never made.
+        shop.rpc("evm_increaseTime", 700)
+        shop.rpc("evm_mine")
+        answer = until(lambda: (a := shop.post(terms, header)).status_code != 503 and a)
+        assert answer.status_code == 402
+        assert shop.gig(lost["gig_id"])["status"] == "suspended"
+        assert shop.usdc(first["gig_wallet_address"]) == REWARD
+        # The commission of the next gig does not wait for the one that is gone.
+        shop.rpc("evm_mine")
+        buyer = shop.buyer(PRICE)
+        quote, now = shop.quote(gig_terms()), int(shop.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
+        terms = gig_terms()
+        third = ok(shop.post(terms, payment_header(buyer, quote, validBefore=str(now + 600))))
+        shop.funded(third["gig_id"])
+        until(lambda: shop.usdc(shop.intake) == 0)
+
+
+def test_a_deposit_that_a_stranger_sent_is_sent_by_us_when_the_chain_drops_it(shop: Dev) -> None:
+    buyer, terms = shop.buyer(PRICE), gig_terms()
+    header = payment_header(buyer, shop.quote(terms), validBefore=str(int(time.time()) + 3600))
+    payload = decode(header["PAYMENT-SIGNATURE"])["payload"]
+    shop.rpc("anvil_mine", "0x5")
+    shop.send(Account.create().address, USDC, "0x" + calldata(payload).hex())
+    gig = ok(shop.post(terms, header))
+    shop.funded(gig["gig_id"])
+
+    shop.rpc("anvil_reorg", height(shop) - block_of(shop, gig["payment"]["transaction"]) + 1, [])
+
+    funded(shop, gig)
+    again = until(lambda: (a := shop.post(terms, header)).status_code == 200 and a).json()
+    assert again["gig_id"] == gig["gig_id"]
+    assert again["payment"]["transaction"] != gig["payment"]["transaction"]
+    assert shop.usdc(buyer.address) == 0
+    until(lambda: shop.usdc(shop.intake) == 0)
+
+
+def calldata(payload: Json) -> bytes:
+    message = payload["authorization"]
+    authorization = Authorization(
+        message["from"].lower(),
+        message["to"].lower(),
+        int(message["value"]),
+        int(message["validAfter"]),
+        int(message["validBefore"]),
+        message["nonce"],
+    )
+    return transfer_call(authorization, bytes.fromhex(payload["signature"][2:]), ecdsa=True)
+
+
+def test_a_reorganisation_while_the_server_is_down_is_noticed_at_its_start(tmp_path: Path) -> None:
+    shop_settings = {
+        "seed": Account.create_with_mnemonic()[1],
+        "database_url": f"sqlite:///{tmp_path}/ledger.db",
+    }
+    with devnet() as chain:
+        with served(chain, **shop_settings) as server:
+            chain.rpc("anvil_mine", "0x10")
+            shop = Dev(chain.rpc_url, url=server.url)
+            buyer = shop.buyer(PRICE)
+            chain.rpc("evm_mine")
+            terms, header, gig = bought(shop, buyer)
+            shop.funded(gig["gig_id"])
+        chain.rpc("anvil_reorg", 2, [])
+        assert Chain(chain.rpc_url).usdc(buyer.address) == PRICE
+        with served(chain, **shop_settings) as server:
+            shop = Dev(chain.rpc_url, url=server.url)
+            funded(shop, gig)
+            again = until(lambda: (a := shop.post(terms, header)).status_code == 200 and a).json()
+            assert again["gig_id"] == gig["gig_id"]
