@@ -173,6 +173,15 @@ def payload_v2(account: LocalAccount, requirements: Json, **changes: Any) -> Jso
     }
 
 
+def calldata(payload: Json) -> str:
+    """Of `transferWithAuthorization(…, uint8, bytes32, bytes32)`: executes a payment payload's authorization."""
+    message, raw = payload["authorization"], payload["signature"][2:]
+    words = [message["from"][2:], message["to"][2:]]
+    words += [f"{int(message[name]):064x}" for name in ("value", "validAfter", "validBefore")]
+    words += [message["nonce"][2:], raw[128:], raw[:64], raw[64:128]]
+    return "0xe3ee160e" + "".join(word.lower().rjust(64, "0") for word in words)
+
+
 def payment_header(account: LocalAccount, requirements: Json, **changes: Any) -> Json:
     return {"PAYMENT-SIGNATURE": encode(payload_v2(account, requirements, **changes))}
 

@@ -11,9 +11,7 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests.harness import USDC, Chain, Dev, Json, decode, devnet, gig_terms, payment_header, served, until
-from x402_gig.chain.eip3009 import transfer_call
-from x402_gig.payments.payment import Authorization
+from tests.harness import USDC, Chain, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
 
 PRICE, REWARD = 11_000_000, 10_000_000
 
@@ -137,7 +135,7 @@ def test_a_deposit_that_a_stranger_sent_is_sent_by_us_when_the_chain_drops_it(sh
     header = payment_header(buyer, shop.quote(terms), validBefore=str(int(time.time()) + 3600))
     payload = decode(header["PAYMENT-SIGNATURE"])["payload"]
     shop.rpc("anvil_mine", "0x5")
-    shop.send(Account.create().address, USDC, "0x" + calldata(payload).hex())
+    shop.send(Account.create().address, USDC, calldata(payload))
     gig = ok(shop.post(terms, header))
     shop.funded(gig["gig_id"])
 
@@ -149,19 +147,6 @@ def test_a_deposit_that_a_stranger_sent_is_sent_by_us_when_the_chain_drops_it(sh
     assert again["payment"]["transaction"] != gig["payment"]["transaction"]
     assert shop.usdc(buyer.address) == 0
     until(lambda: shop.usdc(shop.intake) == 0)
-
-
-def calldata(payload: Json) -> bytes:
-    message = payload["authorization"]
-    authorization = Authorization(
-        message["from"].lower(),
-        message["to"].lower(),
-        int(message["value"]),
-        int(message["validAfter"]),
-        int(message["validBefore"]),
-        message["nonce"],
-    )
-    return transfer_call(authorization, bytes.fromhex(payload["signature"][2:]), ecdsa=True)
 
 
 def test_a_reorganisation_while_the_server_is_down_is_noticed_at_its_start(tmp_path: Path) -> None:

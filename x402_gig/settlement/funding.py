@@ -111,6 +111,7 @@ class Funding:
         """What keeps everything from moving, or nothing."""
         if halt := await self.ledger.read(binding.funding_halt):
             return halt
+        await self._forget_done()
         anchor = await self.node.head()
         balance = await self.node.balance_of(self.wallets.intake.address, hex(anchor.number))
         valid_before = int(self.clock()) + LIFETIME_S
@@ -121,8 +122,10 @@ class Funding:
                 self.due()
             return await self._idle(anchor, balance)
         receipt = await relayer.finish(slot)
-        if receipt is not None and relayer.confirmations > 1:
-            # Its transfers are written down when they are deep enough, and are not to be signed again before.
+        if receipt is not None and await self.ledger.read(lambda c: funding.still_due(c, plan.moves)):
+            # The ledger has yet to read them (more confirmations are wanted, or a stranger has executed them first),
+            # and they are not to be signed again before.
+            relayer.watcher.wake()
             await relayer.watcher.passed(receipt.block_number)
         self.due()
         if plan.is_full:
@@ -131,12 +134,15 @@ class Funding:
             await self._hold_back(plan.moves, valid_before)
         return ""
 
+    async def _forget_done(self) -> None:
+        """What is held back is public: somebody else may have executed it meanwhile."""
+        held = [hold.movement for hold in self._held.values()]
+        due = {move.movement_id for move in await self.ledger.read(lambda c: funding.still_due(c, held))}
+        self._held = {movement_id: hold for movement_id, hold in self._held.items() if movement_id in due}
+
     async def _hold_back(self, sent: Sequence[Movement], valid_before: int) -> None:
         """Those that are not on chain wait, each longer than the last time; the others go on."""
         failed = await self.ledger.read(lambda c: funding.still_due(c, sent))
-        for move in sent:
-            if move not in failed:
-                self._held.pop(move.movement_id, None)
         if not failed:
             return
         for move, reason in zip(failed, await self._reasons(failed, valid_before), strict=True):

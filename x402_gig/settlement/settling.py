@@ -63,6 +63,8 @@ class Settling:
             self.halt = _halt_reason(stranger)
             log.critical("halted: %s", self.halt)
         self._announce(settled)
+        if outgoing:
+            self.funding_due()  # what a commission waited for may be on chain
         return settled
 
     async def forget(self, blocks: Sequence[Block]) -> None:
