@@ -1,6 +1,7 @@
 """The composition root: the one place that sees every room and puts them together."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp
 
-from x402_gig.api.app import Api, Readiness
+from x402_gig.api.app import Api, Probes, Readiness
 from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
@@ -21,6 +22,7 @@ from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Limits
+from x402_gig.metrics import Metrics
 from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.order import Product, Seller
 from x402_gig.settings import Settings
@@ -38,6 +40,7 @@ from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.gigs import GigShelf, find_gig
 from x402_gig.store.payments import PaymentBook
+from x402_gig.store.status import status
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ RECONCILE_INTERVAL_S = 1.0
 BLOCKS_HELD_S = 6
 STALE_HEAD_S = 30
 READINESS_TTL_S = 1
+MEASURE_TTL_S = 5
 
 
 @dataclass
@@ -65,12 +69,14 @@ class Server:
     claims: Claims
     funding: Funding
     clock: ChainClock
+    metrics: Metrics
     client: FacilitatorClient | None = field(init=False, default=None)
     checkout: Checkout = field(init=False)
     reconciler: Reconciler = field(init=False)
     dispatcher: Dispatcher = field(init=False)
     _readiness: Readiness = field(default_factory=lambda: Readiness({}, {}), init=False)
     _readiness_until: float = field(default=0.0, init=False)
+    _measured_until: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         facilitator: LocalFacilitator | RemoteFacilitator
@@ -94,6 +100,7 @@ class Server:
             prover=self.node,
             hold_s=self.settings.max_timeout_s + BLOCKS_HELD_S,
             clock=self.clock,
+            observer=self.metrics,
         )
         self.reconciler = Reconciler(
             self.node,
@@ -106,6 +113,7 @@ class Server:
             clock=self.clock,
             reorg_depth=self.settings.reorg_depth,
             minimum_price=self.shop.minimum_price_units,
+            metrics=self.metrics,
         )
         self.settling.funding_due = self.fund_soon
         self.settling.slots_reopened = self.dispatcher.start_again
@@ -120,7 +128,8 @@ class Server:
 
     @property
     def app(self) -> ASGIApp:
-        return Api(self.checkout, self.shop, self.find_gig, self.readiness, self.settings.public_url).build()
+        probes = Probes(self.readiness, self.measure)
+        return Api(self.checkout, self.shop, self.find_gig, probes, self.settings.public_url).build()
 
     async def prepare(self) -> None:
         """Check everything that must hold, and finish reading the chain. Raises CannotStart or Unavailable."""
@@ -175,6 +184,19 @@ class Server:
             self._readiness_until = time.monotonic() + READINESS_TTL_S
         return self._readiness
 
+    async def measure(self) -> bytes:
+        """The metrics, as Prometheus reads them; gas money and open rows at most `MEASURE_TTL_S` old."""
+        ready = await self.readiness()
+        self.metrics.has_problems([*ready.problems, *ready.warnings])
+        if time.monotonic() > self._measured_until:
+            self._measured_until = time.monotonic() + MEASURE_TTL_S
+            with contextlib.suppress(Unavailable):
+                found = await self.ledger.read(status)
+                self.metrics.is_open(found.counts, found.oldest_s)
+                for relayer in self.relayers:
+                    self.metrics.has_gas(relayer.wallet.address, await relayer.gas_money())
+        return self.metrics.exposition()
+
     async def _look_around(self) -> Readiness:
         problems: dict[str, str] = {}
         try:
@@ -212,7 +234,7 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     token = Token(preset.usdc.lower(), preset.usdc_name, preset.usdc_version, preset.chain_id)
     node = Node(Rpc(settings.rpc_url.get_secret_value()), token)
     limits = Limits(settings.minimum_reward, settings.maximum_reward, token.address, preset.v1_name)
-    clock = ChainClock()
+    clock, metrics = ChainClock(), Metrics()
     shop = GigShop(limits, settings.commission_bps, preset.chain_id, clock.now)
     shelves = _shelves([shop, *extra_products], wallets)
     ledger = Ledger(settings.database_url.get_secret_value())
@@ -220,7 +242,7 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     depths = {"confirmations": settings.confirmations, "reorg_depth": settings.reorg_depth}
     watcher = Watcher(node, ledger, settling, clock, intake=intake, **depths)
     relayers = [
-        Relayer(wallets.relayer(index), node, ledger, settling, watcher, settings.confirmations)
+        Relayer(wallets.relayer(index), node, ledger, settling, watcher, settings.confirmations, metrics)
         for index in range(settings.relayers)
     ]
     return Server(
@@ -236,6 +258,7 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         claims=Claims(ledger, shelves, settling, watcher),
         funding=Funding(ledger, node, wallets, settings.commission_address, clock),
         clock=clock,
+        metrics=metrics,
     )
 
 

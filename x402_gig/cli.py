@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from x402_gig import logs
 from x402_gig.buyer_terms import TermFlags, takes_terms
 from x402_gig.errors import CannotStart, GigError, OutcomeUnknown, Refused
 
@@ -96,7 +96,7 @@ def serve() -> None:
     """The server in production. Settings come from the environment and `.env`; see the README for the list."""
     from x402_gig import serving, settings
 
-    _run(serving.serve(settings.load), logging.INFO)
+    _run(serving.serve(settings.load), logging.INFO, json_logs=True)
 
 
 @app.command(epilog="Example: x402-gig demo --json")
@@ -270,11 +270,9 @@ def _complain(problem: str, details: Iterable[str] = ()) -> None:
         err.print(f"  • {detail}", markup=False, soft_wrap=True)
 
 
-def _run(main: Coroutine[Any, Any, T], level: int) -> T | None:
+def _run(main: Coroutine[Any, Any, T], level: int, *, json_logs: bool = False) -> T | None:
     """Run to the end; None after Ctrl-C or SIGTERM. Problems are listed and the exit code is 1."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "alembic", "web3"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(level, as_json=json_logs)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(_until_signalled(main))

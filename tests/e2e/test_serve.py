@@ -307,7 +307,7 @@ def test_no_log_and_no_output_holds_a_secret(
             output = process.stdout.read()
         logs = output + capfd.readouterr().err
         # The log is there at all, or nothing was looked at.
-        assert f"payment {gig['gig_id']} settled" in logs
+        assert f"payment {gig['gig_id']}: settled" in logs
         assert secrets_in(logs, shop["seed"], header) == []
 
 

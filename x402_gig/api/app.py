@@ -1,6 +1,7 @@
 """The HTTP face: routes, the paywall in front of one of them, CORS around everything."""
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from x402_gig.errors import NotFound
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.views import gig_view
+from x402_gig.metrics import CONTENT_TYPE_LATEST
 from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.gate import PaymentGate
 from x402_gig.payments.outcome import Settled
@@ -51,8 +53,12 @@ class Readiness:
     warnings: dict[str, str]
 
 
-class ReadinessProbe(Protocol):
-    async def __call__(self) -> Readiness: ...
+@dataclass(frozen=True)
+class Probes:
+    """What the operator's machines ask: can it sell, and how is it doing (in Prometheus's text)?"""
+
+    readiness: Callable[[], Awaitable[Readiness]]
+    metrics: Callable[[], Awaitable[bytes]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Api:
     checkout: Checkout
     shop: GigShop
     find_gig: GigFinder
-    readiness: ReadinessProbe
+    probes: Probes
     public_url: str
 
     async def create_gig(self, request: Request) -> Response:
@@ -90,10 +96,13 @@ class Api:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        ready = await self.readiness()
+        ready = await self.probes.readiness()
         status = "unavailable" if ready.problems else "degraded" if ready.warnings else "ready"
         body = {"status": status, "problems": ready.problems, "warnings": ready.warnings}
         return JSONResponse(body, 503 if ready.problems else 200)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(await self.probes.metrics(), media_type=CONTENT_TYPE_LATEST)
 
     def build(self) -> ASGIApp:
         paywall = Middleware(PaymentGate, product=self.shop, checkout=self.checkout, public_url=self.public_url)
@@ -102,6 +111,7 @@ class Api:
             Route("/api/gigs/{gig_id}", self.show_gig),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
         ]
         app = Starlette(routes=routes, exception_handlers=HANDLERS)
         # A redirect would name the host of the request, not the public one, and lose the payment on the way.

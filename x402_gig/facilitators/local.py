@@ -11,6 +11,7 @@ from typing import Any
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Node
 from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, PaymentConflict, Unavailable
+from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
@@ -267,6 +268,7 @@ class LocalFacilitator:
             for item in ours:
                 if (item.key.payer, item.key.nonce) not in moved:
                     # It passed the simulation and failed on chain: its authorization lives on.
+                    PaymentLog(log, sent[item.key]).warning("failed in %s and stays open", receipt.transaction)
                     item.finish(Unknown(STILL_SETTLING))
         else:
             self._largest = max(1, len(ours) // 2)

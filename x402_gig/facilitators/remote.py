@@ -24,6 +24,7 @@ from x402_gig.errors import (
     PaymentConflict,
     Unavailable,
 )
+from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
@@ -255,10 +256,10 @@ class RemoteFacilitator:
         try:
             answer = await self._client.settle(self._body(payment))
         except GigError as exc:
-            log.warning("payment %d: %s", payment_id, exc.detail)
+            PaymentLog(log, payment_id).warning("%s", exc.detail)
         else:
             claim = (answer.success, answer.error_reason, answer.transaction)
-            log.info("payment %d: the facilitator says %.200r", payment_id, claim)
+            PaymentLog(log, payment_id).info("the facilitator says %.200r", claim)
             if not answer.success and not answer.transaction:
                 # It may still execute it: not a refusal, only nothing to wait for right now.
                 self._settling.tell(payment_id, Unknown(STILL_SETTLING))

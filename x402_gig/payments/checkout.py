@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from x402_gig.errors import PaymentConflict, ValidationFailed
+from x402_gig.errors import GigError, PaymentConflict, ValidationFailed
 from x402_gig.payments.checks import check_identity, check_terms, payment_key
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
@@ -80,6 +80,25 @@ class Prover(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Counts."""
+
+    def answered(self, outcome: str, reason: str) -> None:
+        """A buyer gets this outcome: `settled`, `rejected`, `unknown` or `error`."""
+        ...
+
+    def settled(self, seconds: float) -> None:
+        """A new payment was settled while its buyer waited."""
+        ...
+
+
+class Unobserved:
+    """Nobody counts."""
+
+    def answered(self, outcome: str, reason: str) -> None: ...
+    def settled(self, seconds: float) -> None: ...
+
+
 class Checkout:
     """Everything between a parsed payment header and its outcome; the gate adds HTTP."""
 
@@ -92,6 +111,7 @@ class Checkout:
         prover: Prover,
         hold_s: float,
         clock: Callable[[], float] = time.time,
+        observer: Observer | None = None,
     ) -> None:
         self.seller = seller
         self._book = book
@@ -99,12 +119,23 @@ class Checkout:
         self._prover = prover
         self._hold_s = hold_s
         self._clock = clock
+        self._observer = observer or Unobserved()
 
     async def pay(self, payment: Payment, order: Order) -> Outcome:
         """The outcome of this payment for this order; `Unknown` after `hold_s` seconds.
 
         Raises ValidationFailed, PaymentConflict or Unavailable; in each of these cases nothing was charged.
         """
+        try:
+            outcome = await self._pay(payment, order)
+        except GigError as exc:
+            self._observer.answered("error", exc.reason)
+            raise
+        reason = outcome.reason if isinstance(outcome, Rejected) else ""
+        self._observer.answered(type(outcome).__name__.lower(), reason)
+        return outcome
+
+    async def _pay(self, payment: Payment, order: Order) -> Outcome:
         if refusal := check_identity(payment, self.seller):
             _refuse_broken_terms(order)
             return refusal
@@ -115,11 +146,17 @@ class Checkout:
         _refuse_broken_terms(order)
         if refusal := check_terms(payment, self.seller, order.price_units, int(self._clock())):
             return refusal
-        outcome = await self._inherit(key, payment, order)
-        outcome = outcome or await self._hold(self._facilitator.settle(key, payment, order))
+        outcome = await self._inherit(key, payment, order) or await self._settle(key, payment, order)
         if isinstance(outcome, Rejected) and (known := await self._book.find_payment(key)):
             # Refused because another request with it came first: that one's outcome counts.
             return await self._again(known, key, payment, order)
+        return outcome
+
+    async def _settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
+        began = time.monotonic()
+        outcome = await self._hold(self._facilitator.settle(key, payment, order))
+        if isinstance(outcome, Settled):
+            self._observer.settled(time.monotonic() - began)
         return outcome
 
     async def _again(self, known: Known, key: PaymentKey, payment: Payment, order: Order) -> Outcome:

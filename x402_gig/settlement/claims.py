@@ -4,6 +4,7 @@ import logging
 
 from x402_gig.errors import PaymentConflict
 from x402_gig.gigs.pricing import to_tokens
+from x402_gig.logs import PaymentLog
 from x402_gig.payments.outcome import Outcome, Rejected, Unknown
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
@@ -57,7 +58,7 @@ def _claim(connection: Connection, shop: Shop, wanted: Reservation) -> Outcome:
     mine = payments.find(connection, key)
     if mine is None or mine.payment_id not in settled:
         return Unknown("The deposit of this payment belongs to something else")
-    log.info("payment %d claims the deposit in %s", mine.payment_id, deposit["transaction"])
+    PaymentLog(log, mine.payment_id).info("claims the deposit in %s", deposit["transaction"])
     return settled[mine.payment_id]
 
 

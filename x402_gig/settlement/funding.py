@@ -122,7 +122,8 @@ class Funding:
                 self.due()
             return await self._idle(anchor, balance)
         receipt = await relayer.finish(slot)
-        if receipt is not None and await self.ledger.read(lambda c: funding.still_due(c, plan.moves)):
+        unread = await self.ledger.read(lambda c: funding.still_due(c, plan.moves))
+        if receipt is not None and unread:
             # The ledger has yet to read them (more confirmations are wanted, or a stranger has executed them first),
             # and they are not to be signed again before.
             relayer.watcher.wake()

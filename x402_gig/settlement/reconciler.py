@@ -11,6 +11,8 @@ from x402_gig.chain import eip3009
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import READ_GAS, Node
 from x402_gig.errors import GigError
+from x402_gig.logs import PaymentLog
+from x402_gig.metrics import Metrics
 from x402_gig.payments.outcome import Rejected
 from x402_gig.settlement.claims import NONCE_USED
 from x402_gig.settlement.settling import Settling
@@ -56,6 +58,7 @@ class Reconciler:
     clock: Callable[[], float]
     reorg_depth: int
     minimum_price: int
+    metrics: Metrics
     _after: int = field(default=0, init=False)
     _resent: dict[int, float] = field(default_factory=dict, init=False)
 
@@ -75,7 +78,8 @@ class Reconciler:
         for payment_id, wanted in await self.ledger.read(lambda c: payments.to_resend(c, BATCH)):
             if payment_id not in self._resent:
                 self._resent[payment_id] = now
-                log.info("payment %d: sent again", payment_id)
+                PaymentLog(log, payment_id).info("to be sent again")
+                self.metrics.acted("resent")
                 await self.resender.resend(payment_id, wanted)
 
     async def void(self) -> None:
@@ -83,6 +87,7 @@ class Reconciler:
         seen_s = self.watcher.cursor.timestamp
         if await self.ledger.read(funding.has_orphans):
             for move in await self.ledger.write(lambda c: funding.void_orphans(c, seen_s)):
+                self.metrics.acted("voided")
                 log.warning("%s %d is void: its deposit did not come back", move.kind, move.subject)
 
     async def refund(self) -> None:
@@ -95,6 +100,7 @@ class Reconciler:
         if self.settling.halt or not await self.ledger.read(lambda c: refunds.ripe(c, 1, **limits)):
             return
         for deposit in await self.ledger.write(lambda c: self._write_refunds(c, limits)):
+            self.metrics.acted("refunded")
             log.warning("deposit %d of %s: nobody claimed it, paying it back", deposit.id, deposit.payer)
         self.funding_due()
 
@@ -126,4 +132,5 @@ class Reconciler:
         return Call(self.node.token.address, READ_GAS, data)
 
     async def _close(self, payment: OpenPayment, rejected: Rejected) -> None:
+        self.metrics.acted("closed")
         await self.settling.close(payment.payment_id, payment.authorization.nonce, rejected)

@@ -15,6 +15,8 @@ from x402_gig.chain import batcher
 from x402_gig.chain.node import Block, Node, Receipt, sign_transaction, unsigned_fields
 from x402_gig.chain.wallets import Wallet
 from x402_gig.errors import ChainRefused, Unavailable
+from x402_gig.logs import PaymentLog
+from x402_gig.metrics import Metrics
 from x402_gig.settlement.fees import Fees, market, outbid
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
@@ -33,6 +35,7 @@ STUCK_BLOCKS = 5
 # Beyond this the fee is not what keeps a transaction out.
 MAX_MARKUP = 10
 EMPTY_GAS = 21_000
+WEI = 10**18
 # One look may have asked a node that is behind for the receipt.
 LOOKS_BEFORE_LOST = 3
 
@@ -62,6 +65,7 @@ class Relayer:
     settling: Settling
     watcher: Watcher
     confirmations: int
+    metrics: Metrics
     _chain_nonce: int = field(default=0, init=False)
     _has_gas_until: float = field(default=0.0, init=False)
 
@@ -92,8 +96,12 @@ class Relayer:
 
     async def gas_report(self) -> str:
         """For the operator: who holds how much of the native currency, and how much is enough."""
-        held, needed = await self.node.native_balance(self.wallet.address), await self._gas_needed()
-        return f"relayer {self.wallet.address} holds {_ether(held)} ETH and needs {_ether(needed)}"
+        needed = Decimal(await self._gas_needed()) / WEI
+        return f"relayer {self.wallet.address} holds {await self.gas_money():.6f} ETH and needs {needed:.6f}"
+
+    async def gas_money(self) -> Decimal:
+        """In ether."""
+        return Decimal(await self.node.native_balance(self.wallet.address)) / WEI
 
     async def write_down(self, purpose: str, plan: Plan) -> Slot | None:
         """Sign a batch and keep it, in the transaction in which `plan` reserves what it carries.
@@ -101,9 +109,15 @@ class Relayer:
         None when `plan` finds nothing to send. Raises Unavailable; nothing was sent.
         """
         fees = await self.market()
-        return await self.ledger.write(lambda c: self._write_down(c, purpose, plan, fees))
+        written = await self.ledger.write(lambda c: self._write_down(c, purpose, plan, fees))
+        if written is None:
+            return None
+        slot, batch = written
+        for payment_id in batch.payment_ids:
+            PaymentLog(log, payment_id).info("written down, to be sent in slot %d/%d", slot.slot_id, slot.nonce)
+        return slot
 
-    def _write_down(self, connection: Connection, purpose: str, plan: Plan, fees: Fees) -> Slot | None:
+    def _write_down(self, connection: Connection, purpose: str, plan: Plan, fees: Fees) -> tuple[Slot, Batch] | None:
         batch = plan(connection)
         if batch is None:
             return None
@@ -114,7 +128,7 @@ class Relayer:
             slots.enter_payments(connection, slot, batch.payment_ids)
         if batch.movements:
             funding.enter_slot(connection, slot.slot_id, batch.movements, batch.valid_before)
-        return slot
+        return slot, batch
 
     def sign(self, slot: Slot, call: dict[str, Any], fees: Fees, *, is_empty: bool = False) -> Attempt:
         fields = {
@@ -146,6 +160,7 @@ class Relayer:
             "slot %d/%d %s in block %d, %d gas: %s",
             slot.slot_id, slot.nonce, state, receipt.block_number, receipt.gas_used, receipt.transaction,
         )  # fmt: skip
+        self.metrics.slot_closed(slot.purpose, state, len(receipt.transfers), receipt.gas_used)
         end = End(receipt.block_number, receipt.block_hash, receipt.transaction, receipt.gas_used)
         # With more confirmations the watcher records the transfers when they are deep enough.
         transfers = receipt.transfers if self.confirmations == 1 else []
@@ -250,7 +265,3 @@ class Sending:
 
     def _empty_call(self) -> dict[str, Any]:
         return {"to": to_checksum_address(self.slot.relayer), "data": b"", "gas": EMPTY_GAS}
-
-
-def _ether(wei: int) -> str:
-    return f"{Decimal(wei) / 10**18:.6f}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block
 from x402_gig.errors import Unavailable
+from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.store import binding, deposits, funding, payments, slots
@@ -49,20 +50,23 @@ class Settling:
         incoming = [t for t in transfers if t.payee == self._intake != t.payer]
         outgoing = [t for t in transfers if t.payer == self._intake]
 
-        def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer]]:
+        def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], list[tuple[int, str]]]:
             also(connection)
+            moved = funding.awaited(connection, [t.nonce for t in outgoing])
             deposits.record(connection, self._asset, incoming, int(self._clock()))
             settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming if t.nonce])
             strangers = funding.complete(connection, outgoing)
             for stranger in strangers:
                 binding.halt_funding(connection, _halt_reason(stranger))
-            return settled, strangers
+            return settled, strangers, moved
 
-        settled, strangers = await self._ledger.write(work)
+        settled, strangers, moved = await self._ledger.write(work)
         for stranger in strangers:
             self.halt = _halt_reason(stranger)
             log.critical("halted: %s", self.halt)
         self._announce(settled)
+        for payment_id, kind in moved:
+            PaymentLog(log, payment_id).info("its %s has been moved on", kind)
         if outgoing:
             self.funding_due()  # what a commission waited for may be on chain
         return settled
@@ -85,12 +89,12 @@ class Settling:
         settled, is_rejected = await self._ledger.write(work)
         self._announce(settled)
         if is_rejected:
-            log.info("payment %d rejected: %s", payment_id, rejected.detail)
+            PaymentLog(log, payment_id).info("rejected: %s", rejected.detail)
             self.tell(payment_id, rejected)
 
     def _announce(self, settled: dict[int, Settled]) -> None:
         for payment_id, outcome in settled.items():
-            log.info("payment %d settled in %s", payment_id, outcome.transaction)
+            PaymentLog(log, payment_id).info("settled in %s", outcome.transaction)
             self.tell(payment_id, outcome)
         if settled:
             self.funding_due()
@@ -155,13 +159,13 @@ class Settling:
             await self._ledger.write(lambda c: payments.mark_abandoned(c, [payment_id]))
         except Unavailable as exc:
             # A lost mark may cost the buyer a second purchase; an error here would hide what became of the first.
-            log.warning("payment %d: not marked as abandoned: %s", payment_id, exc.detail)
+            PaymentLog(log, payment_id).warning("not marked as abandoned: %s", exc.detail)
 
 
 def _forget(connection: Connection, block: Block) -> bool:
     """True when slots are open again."""
     for payment_id in deposits.forget_block(connection, block.number, block.hash):
-        log.warning("payment %d: a reorganisation took its deposit away", payment_id)
+        PaymentLog(log, payment_id).warning("a reorganisation took its deposit away")
     funding.forget_block(connection, block.number, block.hash)
     return slots.forget_block(connection, block.number, block.hash)
 

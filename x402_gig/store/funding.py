@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, exists, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, exists, func, insert, select, union_all, update
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.store import states
@@ -109,6 +109,16 @@ def add(connection: Connection, kind: str, subject: int, payee: str, value: int,
 def enter_slot(connection: Connection, slot_id: int, moves: Sequence[Movement], valid_before: int) -> None:
     rows = [{"slot_id": slot_id, "movement_id": m.movement_id, "valid_before": valid_before} for m in moves]
     connection.execute(insert(slot_movements), rows)
+
+
+def awaited(connection: Connection, nonces: Sequence[str | None]) -> list[tuple[int, str]]:
+    """Of the movements with these nonces those not done yet: the payments that they are part of, and their kind."""
+    wanted = (movements.c.nonce.in_(nonces), movements.c.state != "done")
+    rewards = select(gigs.c.payment_id, movements.c.kind).where(
+        *wanted, movements.c.kind == REWARD, gigs.c.id == movements.c.subject
+    )
+    collected = select(commissions.c.payment_id, movements.c.kind).join(movements).where(*wanted)
+    return [(payment_id, kind) for payment_id, kind in connection.execute(union_all(rewards, collected))]
 
 
 def complete(connection: Connection, transfers: Iterable[TokenTransfer]) -> list[TokenTransfer]:

@@ -174,6 +174,11 @@ def _sendable_again(connection: Connection, keys: Sequence[PaymentKey]) -> dict[
     return _ids_by_key(connection.execute(query))
 
 
+def is_flagged() -> Any:
+    """Of an open payment: it was sent in vain as often as we send one, and only its expiry or a person goes on."""
+    return (payments.c.broadcasts >= MAX_BROADCASTS) & (payments.c.resend == 0) & ~_in_flight()
+
+
 def _key_columns() -> list[Any]:
     return [payments.c[name] for name in PaymentKey._fields]
 

@@ -1,0 +1,30 @@
+"""Log lines: plain text for people, JSON for `serve`; every line of a payment's life carries its id."""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+class PaymentLog(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose lines are about one payment: `payment_id` in JSON, and in the text for people."""
+
+    def __init__(self, logger: logging.Logger, payment_id: int) -> None:
+        super().__init__(logger, {"payment_id": payment_id})
+
+    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        kwargs["extra"] = self.extra
+        return f"payment {(self.extra or {})['payment_id']}: {msg}", kwargs
+
+
+def configure(level: int, *, as_json: bool = False) -> None:
+    """Write to stderr. Libraries that log every call are kept down."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(TEXT, rename_fields={"asctime": "at"}) if as_json else logging.Formatter(TEXT))
+    logging.basicConfig(level=level, handlers=[handler])
+    for chatty in ("httpx", "alembic", "web3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

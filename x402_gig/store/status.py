@@ -1,0 +1,38 @@
+"""How much is not final; every query here reads a partial index of what is under way."""
+
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from x402_gig.store import payments as payment_queries
+from x402_gig.store.deposits import is_free
+from x402_gig.store.tables import deposits, movements, payments, slots
+
+
+@dataclass(frozen=True)
+class Status:
+    """`counts` by what it is; `oldest_s` the age of the oldest payment that is not final, 0 without one."""
+
+    counts: dict[str, int]
+    oldest_s: int
+
+
+def status(connection: Connection) -> Status:
+    is_open = payments.c.state == "open"
+    count = select(func.count())
+    counts = {
+        "payments_open": count.select_from(payments).where(is_open),
+        "payments_flagged": count.select_from(payments).where(is_open, payment_queries.is_flagged()),
+        "slots_open": count.select_from(slots).where(slots.c.state == "open"),
+        "deposits_unclaimed": count.select_from(deposits).where(*is_free()),
+        **{
+            f"{kind}s_due": count.select_from(movements).where(movements.c.state == "due", movements.c.kind == kind)
+            for kind in ("reward", "commission", "refund")
+        },
+    }
+    oldest = connection.execute(select(func.min(payments.c.created_at)).where(is_open)).scalar_one()
+    return Status(
+        {name: connection.execute(query).scalar_one() for name, query in counts.items()},
+        int(time.time()) - oldest if oldest is not None else 0,
+    )
