@@ -60,3 +60,50 @@ contract FickleWallet is IERC1271 {
         return answer ? YES : NO;
     }
 }
+
+/// @notice Behaves like another wallet, and like yet another one the moment it is told so.
+contract Turncoat is IERC1271 {
+    IERC1271 public model;
+
+    function become(IERC1271 model_) external {
+        model = model_;
+    }
+
+    function isValidSignature(bytes32 hash, bytes memory signature) external view returns (bytes4) {
+        return model.isValidSignature(hash, signature);
+    }
+}
+
+/// @notice Says yes to whatever is only simulated, and burns the gas of a real transaction.
+contract SimulationWallet is IERC1271 {
+    function isValidSignature(bytes32, bytes memory) external view returns (bytes4) {
+        if (tx.origin == address(0)) return YES;
+        assembly ("memory-safe") {
+            invalid()
+        }
+    }
+}
+
+/// @notice Honest, and takes about 400,000 gas for it.
+contract HeavyWallet is IERC1271 {
+    address public immutable owner;
+
+    constructor(address owner_) {
+        owner = owner_;
+    }
+
+    function isValidSignature(bytes32 hash, bytes memory signature) external view returns (bytes4) {
+        uint256 start = gasleft();
+        while (start - gasleft() < 400_000) {}
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(hash, signature);
+        return failure == ECDSA.RecoverError.NoError && signer == owner ? YES : NO;
+    }
+}
+
+/// @notice The code of an account that keeps its key (EIP-7702): the key signs.
+contract DelegatedWallet is IERC1271 {
+    function isValidSignature(bytes32 hash, bytes memory signature) external view returns (bytes4) {
+        (address signer, ECDSA.RecoverError failure,) = ECDSA.tryRecover(hash, signature);
+        return failure == ECDSA.RecoverError.NoError && signer == address(this) ? YES : NO;
+    }
+}

@@ -1,0 +1,439 @@
+"""Hostile and unlucky buyers: who pays has the gig, who does not has none, and the neighbours notice nothing."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from eth_abi.abi import encode as abi_encode
+from eth_account import Account
+from eth_utils.crypto import keccak
+
+from tests.e2e.attacks import (
+    FIRST,
+    LAST,
+    OUT,
+    PRICE,
+    STRANGER,
+    Answer,
+    Post,
+    Purchase,
+    batch,
+    become,
+    buyer,
+    calldata,
+    delegate,
+    deploy,
+    execute,
+    inner_calls,
+    move_away,
+    other_authorization,
+    pool,
+    random_nonce,
+    receipt,
+    submit,
+    succeeded,
+    transfer_call,
+    wallet,
+)
+from tests.harness import USDC, Chain, Dev, devnet, served, until
+from x402_gig.chain import batcher
+
+PREFIX = "invalid_exact_evm"
+CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+FICKLE_ANSWER = "0x" + keccak(text="answer()")[:4].hex()
+MODELS = ("LyingWallet", "GasBurner", "BombWallet")
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    subprocess.run([OUT.parent / "node_modules/.bin/forge", "build", "--quiet"], cwd=OUT.parent, check=True)
+    with devnet() as chain:
+        yield chain
+
+
+@pytest.fixture(scope="module")
+def commission() -> str:
+    return str(Account.create().address)
+
+
+@pytest.fixture(scope="module")
+def shop(chain: Chain, commission: str) -> Iterator[Dev]:
+    """A server with one relayer, so that what waits is one batch. None of the attacks leaves it with a complaint."""
+    with served(chain, relayers=1, commission_address=commission) as shop:
+        shop.intake = shop.quote({})["payTo"]
+        yield shop
+        until(lambda: shop.http.get(shop.url + "/readyz").json() == {"status": "ready", "problems": {}, "warnings": {}})
+
+
+@pytest.fixture(scope="module")
+def models(chain: Chain) -> dict[str, str]:
+    return {name: deploy(chain, name) for name in (*MODELS, "DelegatedWallet")}
+
+
+def assert_gig(purchase: Purchase, answer: Answer, transaction: str = "") -> None:
+    """Charged once, and the reward is in the gig's wallet; the deposit is in `transaction` where that is given."""
+    assert answer.transaction == (transaction or answer.transaction)
+    gig = purchase.shop.funded(answer.json["gig_id"])
+    assert (gig["status"], gig["payment"]["payer"]) == ("active", purchase.payer.lower())
+    assert purchase.shop.usdc(gig["gig_wallet_address"]) == 10_000_000
+
+
+def assert_settled(purchases: list[Purchase], answers: list[Answer], transaction: str) -> None:
+    """The neighbours: each has a gig of its own out of that very transaction."""
+    assert len({answer.json["gig_id"] for answer in answers}) == len(purchases) > 0
+    for purchase, answer in zip(purchases, answers, strict=True):
+        assert_gig(purchase, answer, transaction)
+        assert purchase.shop.usdc(purchase.payer) == 0
+
+
+def assert_not_charged_again(purchase: Purchase) -> None:
+    """A buyer who held twice the price."""
+    assert purchase.shop.usdc(purchase.payer) == PRICE
+
+
+def assert_not_charged(purchase: Purchase) -> None:
+    assert purchase.shop.usdc(purchase.payer) == PRICE
+
+
+def transactions_with(chain: Chain, purchase: Purchase, since: str) -> list[str]:
+    """The transactions that carry this payment, from that one on."""
+    first, last = int(receipt(chain, since)["blockNumber"], 16), int(chain.rpc("eth_blockNumber"), 16)
+    blocks = [chain.rpc("eth_getBlockByNumber", hex(number), True) for number in range(first, last + 1)]
+    nonce = purchase.message["nonce"][2:]
+    return [sent["hash"] for block in blocks for sent in block["transactions"] if nonce in sent["input"]]
+
+
+def settled_balance(shop: Dev) -> int:
+    """What the intake holds once it has paid on all that it is to pay on."""
+    last = buyer(shop)
+    assert_gig(last, last.pay())
+    return shop.usdc(shop.intake)
+
+
+# Somebody else is quicker.
+
+
+@pytest.mark.parametrize("moment", ["before the simulation", "after the simulation", "behind ours"])
+def test_a_payment_that_a_stranger_executes_is_one_gig_whenever_that_happens(shop: Dev, moment: str) -> None:
+    one, paid, other = buyer(shop), buyer(shop, 2 * PRICE), buyer(shop)
+    with batch(shop, one, paid, other) as waiting:
+        if moment == "before the simulation":
+            theirs = submit(shop, STRANGER, USDC, paid.transfer)
+            sent = waiting.send(paid)
+        else:
+            sent = waiting.send()
+            theirs = submit(shop, STRANGER, USDC, paid.transfer, LAST if moment == "behind ours" else FIRST)
+        first, answer, last = waiting.mine()
+
+    assert_settled([one, other], [first, last], sent)
+    assert answer.status == (503 if moment == "after the simulation" else 200), answer.text
+    assert succeeded(shop, theirs) == (moment != "behind ours")
+    assert_gig(paid, paid.pay_until(200), sent if moment == "behind ours" else theirs)
+    assert_not_charged_again(paid)
+
+
+def test_a_buyer_whose_payment_a_stranger_executed_signs_anew_and_has_the_same_gig(shop: Dev) -> None:
+    paid = buyer(shop, 2 * PRICE)
+    with batch(shop, paid) as waiting:
+        waiting.send()
+        theirs = submit(shop, STRANGER, USDC, paid.transfer)
+        [answer] = waiting.mine()
+    assert answer.status == 503
+
+    paid.sign_anew()
+
+    assert_gig(paid, paid.pay_until(200), theirs)
+    assert_not_charged_again(paid)
+
+
+@pytest.mark.parametrize("moment", ["before the simulation", "after the simulation"])
+def test_a_payment_that_its_payer_cancels_is_no_gig(shop: Dev, moment: str) -> None:
+    one, crook, other = buyer(shop), buyer(shop), buyer(shop)
+    with batch(shop, one, crook, other) as waiting:
+        is_early = moment == "before the simulation"
+        sent = "" if is_early else waiting.send()
+        submit(shop, STRANGER, USDC, crook.cancellation)
+        sent = waiting.send(crook) if is_early else sent
+        first, answer, last = waiting.mine()
+
+    assert_settled([one, other], [first, last], sent)
+    assert answer.status == (402 if is_early else 503), answer.text
+    assert crook.pay_until(402).json["error"] == f"{PREFIX}_nonce_already_used"
+    assert_not_charged(crook)
+
+
+@pytest.mark.parametrize("moment", ["before the simulation", "after the simulation"])
+def test_a_payment_without_its_money_becomes_the_gig_once_it_is_paid_all_the_same(shop: Dev, moment: str) -> None:
+    """Whoever takes the money away and brings it back leaves an authorization that anybody may execute."""
+    one, crook, other = buyer(shop), buyer(shop), buyer(shop)
+    with batch(shop, one, crook, other) as waiting:
+        is_early = moment == "before the simulation"
+        sent = "" if is_early else waiting.send()
+        move_away(shop, crook.payer)
+        sent = waiting.send(crook) if is_early else sent
+        first, answer, last = waiting.mine()
+    assert_settled([one, other], [first, last], sent)
+    if is_early:
+        assert (answer.status, answer.json["error"]) == (402, "insufficient_funds")
+    else:
+        # Never a refusal while the authorization is alive.
+        assert answer.status == crook.pay().status == 503
+
+    shop.give_usdc(crook.payer, PRICE)
+    theirs = execute(shop, crook.transfer)
+
+    assert_gig(crook, crook.pay_until(200), theirs)
+    assert shop.usdc(crook.payer) == 0
+
+
+@pytest.mark.parametrize("order", ["himself first", "himself last"])
+@pytest.mark.parametrize("moment", ["before the simulation", "after the simulation"])
+def test_two_authorizations_in_one_transaction_are_one_gig_when_one_is_to_the_payer_himself(
+    shop: Dev, order: str, moment: str
+) -> None:
+    neighbour, honest = buyer(shop), buyer(shop, 2 * PRICE)
+    second = Purchase(shop, honest.signer)
+    to_himself = transfer_call(*other_authorization(second, to=second.payer))
+    calls = [to_himself, honest.transfer] if order == "himself first" else [honest.transfer, to_himself]
+    both = calldata("execute(address,uint256,bytes[])", USDC, 200_000, [bytes.fromhex(call[2:]) for call in calls])
+
+    with batch(shop, neighbour, honest, second) as waiting:
+        is_early = moment == "before the simulation"
+        sent = "" if is_early else waiting.send()
+        theirs = submit(shop, STRANGER, batcher.address(), both)
+        sent = waiting.send(honest, second) if is_early else sent
+        answers = waiting.mine()
+
+    assert_settled([neighbour], answers[:1], sent)
+    assert second.pay_until(402).json["error"] == f"{PREFIX}_nonce_already_used"
+    assert_gig(honest, honest.pay_until(200), theirs)
+    assert_not_charged_again(honest)
+
+
+def test_a_second_authorization_with_the_same_nonce_and_another_value_is_no_gig(shop: Dev) -> None:
+    """One unit goes to the intake under the nonce of a payment of eleven USDC."""
+    neighbour, crook = buyer(shop), buyer(shop)
+    with batch(shop, neighbour, crook) as waiting:
+        sent = waiting.send()
+        submit(shop, STRANGER, USDC, transfer_call(*other_authorization(crook, value="1")))
+        first, answer = waiting.mine()
+    assert_settled([neighbour], [first], sent)
+    assert answer.status == 503
+    assert crook.pay_until(402).json["error"] == f"{PREFIX}_nonce_already_used"
+    assert shop.usdc(crook.payer) == PRICE - 1
+
+
+@pytest.mark.parametrize("spelling", ["high s", "compact", "bytes after it"])
+def test_a_replay_with_a_malleated_signature_gets_nothing(shop: Dev, spelling: str) -> None:
+    bought = buyer(shop, 2 * PRICE)
+    assert bought.pay().status == 200
+    raw = bytes.fromhex(bought.signature[2:])
+    r, s, parity = raw[:32], int.from_bytes(raw[32:64]), raw[64] - 27
+    spelt = {
+        "high s": r + (CURVE_ORDER - s).to_bytes(32) + bytes([28 - parity]),
+        "compact": r + (s | parity << 255).to_bytes(32),
+        "bytes after it": raw + bytes(32),
+    }
+    bought.payload["payload"]["signature"] = "0x" + spelt[spelling].hex()
+
+    answer = bought.pay()
+
+    assert (answer.status, answer.json["error"]) == (402, f"{PREFIX}_payload_signature")
+    assert_not_charged_again(bought)
+
+
+# Payers with code.
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_contract_wallets_that_misbehave_are_refused_and_their_neighbours_pay(shop: Dev, name: str) -> None:
+    one, crook, other = wallet(shop, "Wallet1271"), wallet(shop, name), wallet(shop, "Wallet1271")
+    with batch(shop, one, crook, other) as waiting:
+        sent = waiting.send(crook)
+        first, answer, last = waiting.mine()
+    assert_settled([one, other], [first, last], sent)
+    assert (answer.status, answer.json["error"]) == (402, f"{PREFIX}_payload_signature")
+    assert_not_charged(crook)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_contract_wallet_that_changes_its_mind_in_between_is_alone_with_that(
+    shop: Dev, models: dict[str, str], name: str
+) -> None:
+    one, crook, other = wallet(shop, "Wallet1271"), wallet(shop, "Turncoat"), wallet(shop, "Wallet1271")
+    honest = deploy(shop, "Wallet1271", crook.signer.address)
+    assert succeeded(shop, become(shop, crook.payer, honest))
+    with batch(shop, one, crook, other) as waiting:
+        sent = waiting.send()
+        turned = become(shop, crook.payer, models[name])
+        first, answer, last = waiting.mine()
+
+    assert succeeded(shop, turned)
+    assert_settled([one, other], [first, last], sent)
+    assert answer.status == 503, answer.text
+    assert_not_charged(crook)
+    # It is honest again: the same payment is the gig.
+    assert succeeded(shop, become(shop, crook.payer, honest))
+    assert_gig(crook, crook.pay_until(200))
+
+
+def test_a_wallet_that_can_tell_a_simulation_is_alone_and_is_sent_three_times_at_most(shop: Dev) -> None:
+    one, crook, other = wallet(shop, "Wallet1271"), wallet(shop, "SimulationWallet"), wallet(shop, "Wallet1271")
+    with batch(shop, one, crook, other) as waiting:
+        sent = waiting.send()
+        first, answer, last = waiting.mine()
+    assert_settled([one, other], [first, last], sent)
+    assert answer.status == 503
+
+    assert [crook.pay().status for _ in range(2)] == [503] * 2
+    fourth, neighbour = crook.post(), wallet(shop, "Wallet1271")
+    assert_gig(neighbour, neighbour.pay())
+
+    assert len(transactions_with(shop, crook, since=sent)) == 3
+    fourth.hang_up()
+    assert_not_charged(crook)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_account_that_takes_on_such_code_in_between_is_alone_with_that(
+    shop: Dev, models: dict[str, str], name: str
+) -> None:
+    """EIP-7702: its key has signed, and in the block it is a contract that says no, or burns all the gas it gets."""
+    one, crook, other = buyer(shop), buyer(shop), buyer(shop)
+    with batch(shop, one, crook, other) as waiting:
+        sent = waiting.send()
+        delegated = delegate(shop, crook.signer, models[name])
+        first, answer, last = waiting.mine()
+
+    assert succeeded(shop, delegated)
+    assert_settled([one, other], [first, last], sent)
+    assert answer.status == crook.pay().status == 503, answer.text
+    assert_not_charged(crook)
+
+
+def test_an_account_that_takes_on_honest_code_in_between_pays(shop: Dev, models: dict[str, str]) -> None:
+    one, delegating, other = buyer(shop), buyer(shop), buyer(shop)
+    with batch(shop, one, delegating, other) as waiting:
+        sent = waiting.send()
+        delegated = delegate(shop, delegating.signer, models["DelegatedWallet"])
+        answers = waiting.mine()
+
+    assert succeeded(shop, delegated)
+    assert_settled([one, delegating, other], answers, sent)
+
+
+def test_accounts_with_honest_code_pay_beside_each_other(shop: Dev, models: dict[str, str]) -> None:
+    purchases = [buyer(shop), buyer(shop), wallet(shop, "Wallet1271")]
+    for purchase in purchases[:2]:
+        assert succeeded(shop, delegate(shop, purchase.signer, models["DelegatedWallet"]))
+    with batch(shop, *purchases) as waiting:
+        sent = waiting.send()
+        answers = waiting.mine()
+
+    assert_settled(purchases, answers, sent)
+    assert [purchase.pay().text for purchase in purchases] == [answer.text for answer in answers]
+
+
+def test_fifteen_heavy_wallets_at_once_share_a_transaction_and_plain_buyers_another(shop: Dev) -> None:
+    heavy = [wallet(shop, "HeavyWallet") for _ in range(15)]
+    plain = [buyer(shop) for _ in range(3)]
+    with batch(shop, *heavy, *plain) as waiting:
+        sent = waiting.send(*plain)
+        answers = waiting.mine()
+
+    assert_settled(heavy, answers[:15], sent)
+    assert_settled(plain, answers[15:], answers[15].transaction)
+    assert int(receipt(shop, sent)["gasUsed"], 16) > 15 * 400_000
+
+
+def test_a_wallet_that_is_not_deployed_is_refused_with_the_reason_and_nothing_of_it_runs(shop: Dev) -> None:
+    """ERC-6492: the signature names a factory and what to call it with."""
+    factory = deploy(shop, "FickleWallet")
+    crook = buyer(shop)
+    call = bytes.fromhex(calldata("set(bool)", True)[2:])
+    wrapped = abi_encode(["address", "bytes", "bytes"], [factory, call, bytes.fromhex(crook.signature[2:])])
+    crook.payload["payload"]["signature"] = "0x" + wrapped.hex() + "6492" * 16
+
+    answer = crook.pay()
+
+    assert (answer.status, answer.json["error"]) == (402, f"{PREFIX}_payload_signature")
+    assert "ERC-6492" in answer.json["detail"]
+    assert "deploy the wallet first" in answer.json["detail"]
+    assert int(shop.rpc("eth_call", {"to": factory, "data": FICKLE_ANSWER}, "latest"), 16) == 0
+    assert_not_charged(crook)
+
+
+# The intake, and what leaves it.
+
+
+def test_dust_and_plain_transfers_to_the_intake_change_nothing(shop: Dev) -> None:
+    giver, one, other = buyer(shop, 40 * 10**6), buyer(shop), buyer(shop)
+    authorized_dust = transfer_call(*other_authorization(giver, value="1", nonce=random_nonce()))
+    authorized_nothing = transfer_call(*other_authorization(giver, value="0", nonce=random_nonce()))
+    before = settled_balance(shop)
+    with batch(shop, one, other) as waiting:
+        sent = waiting.send()
+        gifts = [
+            submit(shop, giver.payer, USDC, calldata("transfer(address,uint256)", shop.intake, 1)),
+            submit(shop, giver.payer, USDC, calldata("transfer(address,uint256)", shop.intake, PRICE)),
+            submit(shop, STRANGER, USDC, authorized_dust),
+            submit(shop, STRANGER, USDC, authorized_nothing),
+            # Anybody may "transfer" nothing out of anybody's wallet.
+            submit(shop, STRANGER, USDC, calldata("transferFrom(address,address,uint256)", shop.intake, STRANGER, 0)),
+            submit(shop, STRANGER, USDC, calldata("transferFrom(address,address,uint256)", STRANGER, shop.intake, 0)),
+        ]
+        answers = waiting.mine()
+
+    assert all(succeeded(shop, gift) for gift in gifts)
+    assert_settled([one, other], answers, sent)
+    assert settled_balance(shop) == before + PRICE + 2
+    # Its own payment is not bought with what it gave away.
+    assert_gig(giver, giver.pay())
+    assert shop.usdc(giver.payer) == 40 * 10**6 - 2 * PRICE - 2
+
+
+def test_our_own_authorizations_may_be_executed_by_anybody(chain: Chain) -> None:
+    """A stranger reads rewards and commission in the pool and executes them: the funding comes out right."""
+    operator = str(Account.create().address)
+    with served(chain, relayers=1, commission_address=operator) as shop:
+        purchases = [buyer(shop), buyer(shop)]
+        with batch(shop, *purchases) as waiting:
+            waiting.send()
+            shop.rpc("evm_mine")
+            answers = [post.answer() for post in waiting.posts]
+            [funding] = until(lambda: list(pool(shop).values()))
+            theirs = [submit(shop, STRANGER, USDC, call) for call in inner_calls(funding)]
+            waiting.go_on()
+
+        assert len(theirs) == 4
+        assert all(succeeded(shop, transaction) for transaction in theirs)
+        for purchase, answer in zip(purchases, answers, strict=True):
+            assert_gig(purchase, answer)
+        later = buyer(shop)
+        assert_gig(later, later.pay())
+        intake = later.requirements["payTo"]
+        until(lambda: shop.usdc(intake) == 0)
+        assert shop.usdc(operator) == 4_000_000
+        until(lambda: shop.http.get(shop.url + "/readyz").json()["status"] == "ready", timeout_s=5)
+
+
+# Two servers.
+
+
+def test_one_payment_to_two_servers_on_one_ledger_at_once_is_one_gig(chain: Chain, tmp_path: Path) -> None:
+    same = {
+        "seed": Account.create_with_mnemonic()[1],
+        "commission_address": Account.create().address,
+        "database_url": f"sqlite:///{tmp_path}/ledger.db",
+    }
+    with served(chain, **same) as first, served(chain, **same) as second:
+        for _ in range(3):
+            paid = buyer(first, 3 * PRICE)
+            posts = [Post(server, paid.terms, paid.header) for server in (first, second) * 4]
+            answers = [post.answer() for post in posts]
+
+            assert {answer.status for answer in answers} == {200}, [answer.text for answer in answers]
+            assert len({answer.text for answer in answers}) == 1
+            assert_gig(paid, answers[0])
+            assert first.usdc(paid.payer) == 2 * PRICE
