@@ -418,6 +418,25 @@ def test_our_own_authorizations_may_be_executed_by_anybody(chain: Chain) -> None
         until(lambda: shop.http.get(shop.url + "/readyz").json()["status"] == "ready", timeout_s=5)
 
 
+def test_what_the_token_refused_may_be_executed_by_anybody_later(chain: Chain) -> None:
+    """A commission that is held back has its authorization on chain for everybody to read."""
+    operator = str(Account.create().address)
+    with served(chain, relayers=1, commission_address=operator) as shop:
+        execute(shop, calldata("blacklist(address)", operator))
+        bought = buyer(shop)
+        gig = bought.pay().json["gig_id"]
+        until(lambda: "commission 1" in shop.http.get(shop.url + "/readyz").json()["warnings"].get("funding", ""))
+        reward = shop.gig(gig)["funding"]["reward_transaction"]
+        [*_, refused] = inner_calls(shop.rpc("eth_getTransactionByHash", reward))
+        execute(shop, calldata("unBlacklist(address)", operator))
+
+        theirs = execute(shop, refused)
+
+        assert shop.funded(gig)["funding"]["commission_transaction"] == theirs
+        until(lambda: shop.http.get(shop.url + "/readyz").json()["status"] == "ready", timeout_s=5)
+        assert shop.usdc(operator) == 1_000_000
+
+
 # Two servers.
 
 
