@@ -25,9 +25,17 @@ class Status(Exception):
     code: int
 
 
+@dataclass
+class Then:
+    """Returned by a rule: an answer, and what happens as soon as the server can read it."""
+
+    answer: "Json | bytes"
+    action: Callable[[], None]
+
+
 Forward = Callable[[], Json]
 # Gets the JSON-RPC request and a function that asks the chain; returns what the server is to see.
-Rule = Callable[[Json, Forward], Json | bytes]
+Rule = Callable[[Json, Forward], Json | bytes | Then]
 
 
 @dataclass
@@ -40,7 +48,7 @@ class RpcProxy:
     calls: Counter[str] = field(default_factory=Counter)
     sent: list[str] = field(default_factory=list)
 
-    def answer(self, body: bytes, http: httpx.Client) -> bytes:
+    def answer(self, body: bytes, http: httpx.Client) -> Then:
         request = json.loads(body)
         method = request["method"]
         self.calls[method] += 1
@@ -52,7 +60,7 @@ class RpcProxy:
 
         rule = self.rules.get(method) or self.rules.get("*")
         answer = rule(request, forward) if rule else forward()
-        return answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        return answer if isinstance(answer, Then) else Then(answer, lambda: None)
 
     @contextmanager
     def broken(self, rule: Rule, *methods: str) -> Iterator[None]:
@@ -85,7 +93,9 @@ def rpc_proxy(chain: Chain) -> Iterator[RpcProxy]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             try:
-                self._reply(200, proxy.answer(body, self.http))
+                then = proxy.answer(body, self.http)
+                self._reply(200, then.answer if isinstance(then.answer, bytes) else json.dumps(then.answer).encode())
+                then.action()
             except Status as status:
                 self._reply(status.code, b"no")
             except (HangUp, httpx.HTTPError):
