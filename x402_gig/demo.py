@@ -17,6 +17,7 @@ from x402.mechanisms.evm.signers import EthAccountSigner
 
 from x402_gig.app import Server
 from x402_gig.buyer import ANSWER_TIMEOUT_S, CREATE
+from x402_gig.chain.node import Block
 from x402_gig.devnet.anvil import DevnetOptions, buyers
 from x402_gig.devnet.run import Ready, open_dev
 from x402_gig.errors import CannotStart, GigError
@@ -94,13 +95,13 @@ class Demo:
         quote = x402HTTPClient(self._client()).get_payment_required_response(answer.headers.get, answer.json())
         price = int(quote.accepts[0].get_amount())
         self.say("402", f"price {to_tokens(price)} USDC to {quote.accepts[0].pay_to}")
-        block = (await self.server.node.head()).number
+        start = await self.server.node.head()
         signature, gig = await pay(self, terms, answer)
         milliseconds = round((time.perf_counter() - started) * 1000)
         self.say("200", f"gig {gig['gig_id']} is {gig['status']}, paid in {gig['payment']['transaction']}")
         funding = await self._funded(gig["gig_id"])
         wallet = gig["gig_wallet_address"]
-        before, after = await self._balances(wallet, hex(block)), await self._balances(wallet, "latest")
+        before, after = await self._balances(wallet, start), await self._balances(wallet)
         self.say("funded", f"{wallet} in {funding['reward_transaction']}")
         for name in ("payer", "gig_wallet", "commission"):
             was, now = to_tokens(getattr(before, name)), to_tokens(getattr(after, name))
@@ -154,7 +155,7 @@ class Demo:
                     return funding
                 await asyncio.sleep(0.05)
 
-    async def _balances(self, gig_wallet: str, block: str) -> Balances:
+    async def _balances(self, gig_wallet: str, block: Block | None = None) -> Balances:
         accounts = self.account.address, gig_wallet, self.ready.commission
         return Balances(*[await self.server.node.balance_of(account.lower(), block) for account in accounts])
 

@@ -279,3 +279,18 @@ def test_while_the_token_stands_still_nobody_is_refused_or_charged(shop: Shop, l
     finally:
         shop.dev.send(Account.create().address, USDC, off + account)
     one.gig()
+
+
+def test_a_token_that_returns_false_instead_of_reverting_has_moved_nothing(shop: Shop) -> None:
+    one = sale(shop.dev)
+    code = shop.dev.rpc("eth_getCode", USDC, "latest")
+    with meanwhile(one) as [first]:
+        try:
+            with no_blocks(shop.dev):
+                in_pool(shop.dev)
+                # PUSH1 32 PUSH1 0 RETURN: whatever is asked, the answer is no.
+                shop.dev.rpc("anvil_setCode", USDC, "0x60206000f3")
+            assert first.result().status_code == 503
+        finally:
+            shop.dev.rpc("anvil_setCode", USDC, code)
+    one.gig()

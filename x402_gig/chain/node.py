@@ -112,8 +112,8 @@ class Node:
     async def domain_separator(self) -> str:
         return str(await self._call(self.token.address, eip3009.DOMAIN_SEPARATOR))
 
-    async def balance_of(self, account: str, block: str = "latest") -> int:
-        """Token balance in base units, at a block number in hex or a tag."""
+    async def balance_of(self, account: str, block: Block | None = None) -> int:
+        """Token balance in base units, in the newest block or in the one given."""
         data = "0x" + eip3009.balance_of_call(account).hex()
         return _int(await self._call(self.token.address, data, block))
 
@@ -125,15 +125,15 @@ class Node:
         paused, *blacklisted = [result.number != 0 for result in results]
         return paused, blacklisted
 
-    async def _call(self, to: str, data: str, block: str = "latest") -> Any:
-        return await self.rpc.call("eth_call", {"to": to, "data": data}, block)
+    async def _call(self, to: str, data: str, block: Block | None = None) -> Any:
+        return await self.rpc.call("eth_call", {"to": to, "data": data}, _exactly(block))
 
-    async def simulate(self, calls: Sequence[Call], block: str = "latest") -> tuple[int, list[Result]]:
-        """Run `calls` one after the other on `block`, in one eth_call, each with its own gas limit."""
+    async def simulate(self, calls: Sequence[Call], block: Block | None = None) -> tuple[int, list[Result]]:
+        """Run `calls` one after the other on the newest block or the one given, each with its own gas limit."""
         data = batcher.simulate_data(calls)
         gas = batcher.intrinsic_gas(data) + sum(c.gas_limit * 64 // 63 + 10_000 for c in calls) + 100_000
         transaction = {"to": batcher.address(), "data": "0x" + data.hex(), "gas": hex(gas)}
-        returned = _bytes(await self.rpc.call("eth_call", transaction, block))
+        returned = _bytes(await self.rpc.call("eth_call", transaction, _exactly(block)))
         try:
             return batcher.simulated(returned)
         except Exception:  # noqa: BLE001 - eth_abi's decoding errors have no common base
@@ -202,6 +202,11 @@ class Node:
         if not isinstance(logs, list):
             raise ChainUnavailable("eth_getLogs: the chain node's answer is not a list")
         return logs
+
+
+def _exactly(block: Block | None) -> str | dict[str, Any]:
+    """This very block (EIP-1898): another one of its height may say something else."""
+    return "latest" if block is None else {"blockHash": block.hash, "requireCanonical": True}
 
 
 def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransaction:

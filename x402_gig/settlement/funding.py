@@ -113,7 +113,7 @@ class Funding:
             return halt
         await self._forget_done()
         anchor = await self.node.head()
-        balance = await self.node.balance_of(self.wallets.intake.address, hex(anchor.number))
+        balance = await self.node.balance_of(self.wallets.intake.address, anchor)
         valid_before = int(self.clock()) + LIFETIME_S
         plan = Plan(self, anchor, balance, valid_before)
         slot = await relayer.write_down("funding", plan)

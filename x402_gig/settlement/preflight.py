@@ -100,7 +100,7 @@ async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:
     ours = await _binding(node, wallets)
     await _check_unused(node, wallets)
     head = await node.head()
-    balance = await node.balance_of(wallets.intake.address, hex(head.number))
+    balance = await node.balance_of(wallets.intake.address, head)
     await ledger.write(lambda c: binding.bind(c, ours, Cursor(head.number, head.hash), balance))
 
 

@@ -117,7 +117,7 @@ class Reconciler:
             return
         # Asked of the block that the ledger has read: a deposit up to there is written down.
         cursor = self.watcher.cursor
-        _, results = await self.node.simulate([self._state_call(p) for p in unsettled], hex(cursor.number))
+        _, results = await self.node.simulate([self._state_call(p) for p in unsettled], cursor)
         for payment, used in zip(unsettled, results, strict=True):
             if not used.success:
                 continue

@@ -164,7 +164,7 @@ class Watcher:
         """Does the intake hold what the ledger says? A node may answer for blocks that it does not have."""
         number = self.cursor.number
         expected = await self._ledger.read(lambda c: deposits.expected_balance(c, number))
-        return await self._node.balance_of(self._intake, hex(number)) == expected
+        return await self._node.balance_of(self._intake, self.cursor) == expected
 
     async def _existing(self, number: int) -> Block:
         block = await self._node.block(number)
