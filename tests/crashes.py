@@ -293,9 +293,13 @@ class Trap:
     def __post_init__(self) -> None:
         self._turn = threading.Lock()
         self._seen = 0
+        self._is_out = False
 
     def rule(self, request: Json, forward: Forward) -> Json | bytes | Then:
-        is_meant = self.point.which(self.count)(request) and self._is_turn()
+        # Earlier payments are funded too: only what follows the batch's own transaction is meant.
+        self._is_out = self._is_out or sends_deposits(self.count)(request)
+        may_be = self._is_out or self.point.which is simulates
+        is_meant = may_be and self.point.which(self.count)(request) and self._is_turn()
         return self.point.moment(self, forward) if is_meant else forward()
 
     def _is_turn(self) -> bool:
