@@ -47,8 +47,10 @@ class RpcProxy:
     rules: dict[str, Rule] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     sent: list[str] = field(default_factory=list)
+    # One for all: a client of one's own for each connection takes longer to make than Anvil to answer.
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
 
-    def answer(self, body: bytes, http: httpx.Client) -> Then:
+    def answer(self, body: bytes) -> Then:
         request = json.loads(body)
         method = request["method"]
         self.calls[method] += 1
@@ -56,7 +58,8 @@ class RpcProxy:
             self.sent.append(request["params"][0])
 
         def forward() -> Json:
-            return dict(http.post(self.upstream, content=body, headers={"Content-Type": "application/json"}).json())
+            headers = {"Content-Type": "application/json"}
+            return dict(self.http.post(self.upstream, content=body, headers=headers).json())
 
         rule = self.rules.get(method) or self.rules.get("*")
         answer = rule(request, forward) if rule else forward()
@@ -82,18 +85,10 @@ def rpc_proxy(chain: Chain) -> Iterator[RpcProxy]:
         protocol_version = "HTTP/1.1"
         timeout = 60
 
-        def setup(self) -> None:
-            super().setup()
-            self.http = httpx.Client(timeout=60)
-
-        def finish(self) -> None:
-            self.http.close()
-            super().finish()
-
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             try:
-                then = proxy.answer(body, self.http)
+                then = proxy.answer(body)
                 self._reply(200, then.answer if isinstance(then.answer, bytes) else json.dumps(then.answer).encode())
                 then.action()
             except Status as status:
@@ -129,6 +124,7 @@ def rpc_proxy(chain: Chain) -> Iterator[RpcProxy]:
             yield proxy
         finally:
             server.shutdown()
+            proxy.http.close()
 
 
 # Rules
