@@ -107,6 +107,10 @@ class Purchase:
     def header(self) -> Json:
         return {"PAYMENT-SIGNATURE": encode(self.payload)}
 
+    def is_in(self, data: str) -> bool:
+        """Is it in this calldata?"""
+        return str(self.message["nonce"][2:]) in data
+
     def post(self) -> Post:
         return Post(self.shop, self.terms, self.header)
 
@@ -229,18 +233,26 @@ def delegate(chain: Chain, account: LocalAccount, code: str) -> str:
 class Batch:
     """Purchases that go out in one transaction: they queue behind a payment that keeps the only relayer busy.
 
-    Made by `batch`; `posts` are in the order of the purchases.
+    `posts` are in the order of the purchases.
     """
 
     def __init__(self, shop: Dev, purchases: Sequence[Purchase]) -> None:
         self.shop = shop
-        self._blocker = buyer(shop).post()
-        until(lambda: len(pool(shop)) == 1)
+        blocker = buyer(shop)
+        self._blocker = blocker.post()
+        until(lambda: self._is_alone(blocker))
         self._purchases = list(purchases)
         self.posts = [purchase.post() for purchase in purchases]
         for _ in range(3):
             # A question over a new connection is heard after all that came before it.
             http_get(shop, "/api/gigs/999999")
+
+    def _is_alone(self, blocker: Purchase) -> bool:
+        """In the pool, after what was on its way before."""
+        waiting = [transaction["input"] for transaction in pool(self.shop).values()]
+        if any(not blocker.is_in(data) for data in waiting):
+            self.shop.rpc("evm_mine")
+        return len(waiting) == 1 and blocker.is_in(waiting[0])
 
     def send(self, *left_out: Purchase) -> str:
         """Let the first payment settle, so that the batch is simulated and in the pool; its transaction's hash.
@@ -251,19 +263,18 @@ class Batch:
         self.shop.rpc("evm_mine")
         [sent] = until(lambda: [t for h, t in pool(self.shop).items() if h not in before])
         assert self._blocker.answer().status == 200
-        carried = [purchase for purchase in self._purchases if purchase.message["nonce"][2:] in sent["input"]]
+        carried = [purchase for purchase in self._purchases if purchase.is_in(sent["input"])]
         assert carried == [purchase for purchase in self._purchases if purchase not in left_out]
         return str(sent["hash"])
 
     def mine(self) -> list[Answer]:
-        """Mine the batch and go on with a block for each transaction; the answers."""
-        self.shop.rpc("evm_mine")
-        self.go_on()
+        """Mine the batch, and go on with a block for each transaction; the answers."""
+        self.mine_all()
         return [post.answer() for post in self.posts]
 
-    def go_on(self) -> None:
-        self.shop.rpc("evm_setAutomine", True)
+    def mine_all(self) -> None:
         self.shop.rpc("evm_mine")
+        self.shop.rpc("evm_setAutomine", True)
 
 
 @contextmanager
@@ -296,6 +307,15 @@ def inner_calls(transaction: Json) -> list[str]:
     """What a funding transaction has the token do, as anybody can read it in the pool."""
     types = ["uint256", "bytes32", "address", "uint256", "bytes[]"]
     return ["0x" + call.hex() for call in abi_decode(types, bytes.fromhex(transaction["input"][10:]))[4]]
+
+
+def payload_of(call: str) -> Json:
+    """The inside of a payment header, made of a call that anybody can read on chain."""
+    types = ["address", "address", "uint256", "uint256", "uint256", "bytes32", "uint8", "bytes32", "bytes32"]
+    payer, payee, value, after, before, nonce, v, r, s = abi_decode(types, bytes.fromhex(call[10:]))
+    message = {"from": payer, "to": payee, "nonce": "0x" + nonce.hex()}
+    message |= {"value": str(value), "validAfter": str(after), "validBefore": str(before)}
+    return {"signature": "0x" + (r + s + bytes([v])).hex(), "authorization": message}
 
 
 def random_nonce() -> str:
