@@ -35,7 +35,8 @@ class Then:
 
 Forward = Callable[[], Json]
 # Gets the JSON-RPC request and a function that asks the chain; returns what the server is to see.
-Rule = Callable[[Json, Forward], Json | bytes | Then]
+Reply = Json | bytes | Then
+Rule = Callable[[Json, Forward], Reply]
 
 
 @dataclass

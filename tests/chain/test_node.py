@@ -82,9 +82,18 @@ def test_the_domain_is_the_tokens(ask: Asked) -> None:
 def test_a_balance_is_the_blocks(ask: Asked, chain: Chain) -> None:
     to = intake()
     receipt = broadcast(chain, payment(chain.buyer(), requirements(payTo=to)))
+    before, after = blocks_around(ask, receipt)
+    assert ask(lambda node: node.balance_of(to, before)) == 0
+    assert ask(lambda node: node.balance_of(to, after)) == 11_000_000
+
+
+def blocks_around(ask: Asked, receipt: Json) -> tuple[Block, Block]:
+    """The block before that of the receipt, and that of the receipt."""
     number = int(receipt["blockNumber"], 16)
-    assert ask(lambda node: node.balance_of(to, hex(number - 1))) == 0
-    assert ask(lambda node: node.balance_of(to, hex(number))) == 11_000_000
+    before, after = ask(lambda node: node.block(number - 1)), ask(lambda node: node.block(number))
+    assert before is not None
+    assert after is not None
+    return before, after
 
 
 # Simulation
@@ -139,12 +148,12 @@ def test_a_returned_megabyte_is_cut(ask: Asked) -> None:
 
 def test_a_simulation_of_the_past_sees_the_past(ask: Asked, chain: Chain) -> None:
     paid = payment(chain.buyer())
-    number = int(broadcast(chain, paid)["blockNumber"], 16)
+    earlier, later = blocks_around(ask, broadcast(chain, paid))
     state = eip3009.authorization_state_call(paid.authorization.payer, paid.authorization.nonce)
     calls = [Call(TOKEN.address, 50_000, state)]
 
-    _, [before] = ask(lambda node: node.simulate(calls, hex(number - 1)))
-    _, [after] = ask(lambda node: node.simulate(calls, hex(number)))
+    _, [before] = ask(lambda node: node.simulate(calls, earlier))
+    _, [after] = ask(lambda node: node.simulate(calls, later))
 
     assert (before.number, after.number) == (0, 1)
 
@@ -225,12 +234,16 @@ def test_a_call_that_failed_is_no_deposit(ask: Asked, chain: Chain) -> None:
     assert ask(lambda node: node.transfers(block, to)) == []
 
 
-def test_plain_transfers_and_cancellations_are_no_deposits(ask: Asked, chain: Chain) -> None:
+def test_a_plain_transfer_is_seen_and_has_no_nonce_and_one_of_nothing_is_none(ask: Asked, chain: Chain) -> None:
     to, buyer = intake(), chain.buyer()
+    nothing = chain.send(buyer.address, TOKEN.address, "0xa9059cbb" + to[2:].rjust(64, "0") + f"{0:064x}")
+    empty = block_of(ask, nothing)
+    assert ask(lambda node: node.transfers(empty, to)) == []
     plain = chain.send(buyer.address, TOKEN.address, "0xa9059cbb" + to[2:].rjust(64, "0") + f"{5:064x}")
     block = block_of(ask, plain)
-    assert chain.usdc(to) == 5
-    assert ask(lambda node: node.transfers(block, to)) == []
+    [seen] = ask(lambda node: node.transfers(block, to))
+    assert (seen.payer, seen.payee, seen.value, seen.nonce) == (buyer.address.lower(), to, 5, None)
+    assert seen.transaction == plain["transactionHash"]
 
 
 def test_a_block_the_node_does_not_have_is_not_an_empty_block(ask: Asked) -> None:

@@ -159,7 +159,7 @@ def test_a_node_that_is_behind_and_makes_things_up_misses_nothing(shop: Shop) ->
     """A load balancer: every second answer, more or less, is of a node that does not have the newest blocks."""
     chance = Random(1)
 
-    def behind(request: Json, forward: faults.Forward) -> Json | bytes:
+    def behind(request: Json, forward: faults.Forward) -> faults.Reply:
         if chance.random() < 0.5:
             return forward()
         if request["method"] != "eth_getLogs":

@@ -154,7 +154,9 @@ def token_transfers(logs: Iterable[Mapping[str, Any]], token: str) -> list[Token
     transfer prove two payments.
     """
     ours = sorted((log for log in logs if _is_live(log, token)), key=_position)
-    return [_transfer(before, log) for before, log in zip([None, *ours], ours, strict=False) if _is_transfer(log)]
+    return [
+        _transfer(before, log) for before, log in zip([None, *ours], ours, strict=False) if _is(log, TRANSFER_TOPIC)
+    ]
 
 
 def _is_live(log: Mapping[str, Any], token: str) -> bool:
@@ -165,8 +167,8 @@ def _position(log: Mapping[str, Any]) -> tuple[int, int]:
     return int(log["blockNumber"], 16), int(log["logIndex"], 16)
 
 
-def _is_transfer(log: Mapping[str, Any]) -> bool:
-    return bool(log["topics"]) and log["topics"][0] == TRANSFER_TOPIC
+def _is(log: Mapping[str, Any], topic: str) -> bool:
+    return bool([*log["topics"], None][0] == topic)
 
 
 def _transfer(before: Mapping[str, Any] | None, log: Mapping[str, Any]) -> TokenTransfer:
@@ -185,8 +187,7 @@ def _transfer(before: Mapping[str, Any] | None, log: Mapping[str, Any]) -> Token
 
 def _authorizes(used: Mapping[str, Any], moved: Mapping[str, Any]) -> bool:
     return (
-        bool(used["topics"])
-        and used["topics"][0] == AUTHORIZATION_USED_TOPIC
+        _is(used, AUTHORIZATION_USED_TOPIC)
         and used["transactionHash"] == moved["transactionHash"]
         and int(used["logIndex"], 16) + 1 == int(moved["logIndex"], 16)
         and _address_in(used["topics"][1]) == _address_in(moved["topics"][1])

@@ -150,6 +150,12 @@ class Node:
         _, results = await self.simulate([Call(authorization.payer, batcher.CONTRACT_CALL_GAS, data)])
         return eip3009.approves(results[0].success, results[0].data)
 
+    async def is_used(self, authorization: Authorization) -> bool:
+        """Was it executed or cancelled?"""
+        data = eip3009.authorization_state_call(authorization.payer, authorization.nonce)
+        _, [state] = await self.simulate([Call(self.token.address, READ_GAS, data)])
+        return state.number != 0
+
     async def send(self, transaction: SignedTransaction, *, wait: bool = True) -> Receipt | None:
         """Broadcast; the receipt when the node waits for it, else None. ChainUnavailable: it may be out."""
         if self._send_sync and wait:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from x402_gig.errors import GigError, PaymentConflict, ValidationFailed
-from x402_gig.payments.checks import check_identity, check_terms, payment_key
+from x402_gig.payments.checks import check_identity, check_terms, check_times, payment_key
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Authorization, Payment, PaymentKey
@@ -35,6 +35,10 @@ class Book(Protocol):
     """The ledger, as the checkout needs it. Implemented in `store`."""
 
     async def find_payment(self, key: PaymentKey) -> Known | None: ...
+    async def is_paid(self, key: PaymentKey) -> bool:
+        """Is there a deposit by this authorization, though no payment is known?"""
+        ...
+
     async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
         """An abandoned payment of this payer for these terms whose mark can still be taken."""
         ...
@@ -77,6 +81,10 @@ class Prover(Protocol):
 
     async def proves(self, authorization: Authorization, signature: bytes) -> bool:
         """`recovers`, or the payer is a contract that says yes (ERC-1271). Raises ChainUnavailable."""
+        ...
+
+    async def is_used(self, authorization: Authorization) -> bool:
+        """Was this authorization executed or cancelled? Raises ChainUnavailable."""
         ...
 
 
@@ -144,7 +152,10 @@ class Checkout:
         if known is not None:
             return await self._again(known, key, payment, order)
         _refuse_broken_terms(order)
-        if refusal := check_terms(payment, self.seller, order.price_units, int(self._clock())):
+        if refusal := check_terms(payment, self.seller, order.price_units):
+            return refusal
+        # Whoever has paid already (somebody else executed it) may come later.
+        if (refusal := check_times(payment, int(self._clock()))) and not await self._book.is_paid(key):
             return refusal
         outcome = await self._inherit(key, payment, order) or await self._settle(key, payment, order)
         if isinstance(outcome, Rejected) and (known := await self._book.find_payment(key)):
@@ -172,6 +183,9 @@ class Checkout:
     async def _inherit(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome | None:
         abandoned = await self._book.find_abandoned(key, order.fingerprint, int(self._clock()))
         if abandoned is None or not await self._proven(payment):
+            return None
+        # Executed by somebody else already: it is paid itself, and the abandoned one need not be.
+        if await self._prover.is_used(payment.authorization):
             return None
         try:
             if not await self._book.take_abandoned(key, abandoned, payment.signature):

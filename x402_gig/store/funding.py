@@ -73,7 +73,7 @@ def still_due(connection: Connection, moves: Sequence[Movement]) -> list[Movemen
 
 
 def _uncollected() -> ColumnElement[bool]:
-    collected = select(commissions.c.payment_id).join(movements).where(movements.c.state != "void")
+    collected = select(commissions.c.payment_id).where(commissions.c.is_void == 0)
     return (payments.c.state == "settled") & (payments.c.commission > 0) & payments.c.id.not_in(collected)
 
 
@@ -175,7 +175,10 @@ def void_orphans(connection: Connection, now_s: int) -> list[Movement]:
     """Give those up of which no signature of ours is alive. A commission's other payments are in the next one."""
     alive = exists().where(slot_movements.c.movement_id == movements.c.id, slot_movements.c.valid_before >= now_s)
     statement = update(movements).where(_is_orphan(), ~alive, _not_in_flight()).values(state="void")
-    return [Movement(*row) for row in connection.execute(statement.returning(*_movement_columns()))]
+    found = [Movement(*row) for row in connection.execute(statement.returning(*_movement_columns()))]
+    released = update(commissions).where(commissions.c.movement_id.in_([move.movement_id for move in found]))
+    connection.execute(released.values(is_void=1))
+    return found
 
 
 def _movement_columns() -> list[Column[Any]]:

@@ -44,6 +44,9 @@ class PaymentBook:
     async def find_payment(self, key: PaymentKey) -> Known | None:
         return await self._ledger.read(lambda c: find(c, key))
 
+    async def is_paid(self, key: PaymentKey) -> bool:
+        return await self._ledger.read(lambda c: is_paid(c, key))
+
     async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
         # In line with the writers: a mark that is about to be set must be seen.
         return await self._ledger.write(lambda c: find_abandoned(c, key, fingerprint, now_s))
@@ -306,7 +309,15 @@ def mark_open_abandoned(connection: Connection) -> None:
     mark_abandoned(connection, connection.execute(query).scalars().all())
 
 
+def is_paid(connection: Connection, key: PaymentKey) -> bool:
+    """Has somebody executed this authorization?"""
+    same = (deposits.c[name] == getattr(key, name) for name in ("asset", "payer", "nonce"))
+    return connection.execute(select(deposits.c.id).where(*same, deposits.c.on_chain == 1)).first() is not None
+
+
 def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
+    if is_paid(connection, key):  # what is paid needs nobody else's money
+        return None
     query = select(payments.c.id).where(
         payments.c.payer == key.payer,
         payments.c.fingerprint == fingerprint,

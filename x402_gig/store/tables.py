@@ -178,6 +178,8 @@ commissions = Table(
     metadata,
     Column("payment_id", Id, ForeignKey("payments.id"), primary_key=True),
     Column("movement_id", Id, ForeignKey("movements.id"), primary_key=True, index=True),
+    Column("is_void", Integer, nullable=False, default=0, server_default="0"),
+    Index("uq_commissions_payment_id", "payment_id", unique=True, **_where(Column("is_void") == 0)),
 )
 
 # One nonce of one relayer. Closed when a block shows the nonce used, open again when that block is replaced.

@@ -28,7 +28,7 @@ from tests.unit.chain.examples import (
     used,
 )
 from x402_gig.chain import eip3009
-from x402_gig.chain.eip3009 import AuthorizedTransfer, Token, authorized_transfers
+from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
 from x402_gig.payments.payment import Authorization
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -185,12 +185,13 @@ def test_only_the_whole_magic_word_is_a_yes(success: bool, returned: bytes, yes:
 # What a log list proves
 
 
-def found(*logs: Log) -> list[AuthorizedTransfer]:
-    return authorized_transfers(logs, TOKEN.address)
+def found(*logs: Log) -> list[TokenTransfer]:
+    """The transfers that an authorization made."""
+    return [transfer for transfer in token_transfers(logs, TOKEN.address) if transfer.nonce is not None]
 
 
 def test_a_pair_of_neighbours_is_a_transfer() -> None:
-    assert found(used(4), moved(5)) == [AuthorizedTransfer(PAYER, NONCE, PAYEE, 11_000_000, TRANSACTION, 4, 16, BLOCK)]
+    assert found(used(4), moved(5)) == [TokenTransfer(PAYER, NONCE, PAYEE, 11_000_000, TRANSACTION, 4, 16, BLOCK)]
 
 
 def test_letter_case_does_not_count() -> None:
@@ -230,6 +231,12 @@ def test_letter_case_does_not_count() -> None:
 )
 def test_nothing_else_is(logs: list[Log]) -> None:
     assert found(*logs) == []
+
+
+def test_a_transfer_without_an_authorization_is_a_plain_one() -> None:
+    plain = TokenTransfer(PAYER, None, PAYEE, 11_000_000, TRANSACTION, 6, 16, BLOCK)
+    assert token_transfers([used(4), moved(6)], TOKEN.address) == [plain]
+    assert token_transfers([moved(6, address=OTHER)], TOKEN.address) == []
 
 
 def test_one_transfer_proves_one_payment() -> None:

@@ -21,6 +21,7 @@ RAW_BLOCK = {
     "parentHash": "0x" + "B0" * 32,
     "timestamp": "0x64",
     "baseFeePerGas": "0x7",
+    "gasLimit": hex(120_000_000),
 }
 RAW_RECEIPT = {
     "transactionHash": TRANSACTION,
@@ -30,7 +31,7 @@ RAW_RECEIPT = {
     "gasUsed": "0x5208",
     "logs": [used(4), moved(5)],
 }
-AT = Block(16, BLOCK, "0x" + "b0" * 32, 100, 7)
+AT = Block(16, BLOCK, "0x" + "b0" * 32, 100, 7, 120_000_000)
 CHECKSUM = to_checksum_address(TOKEN.address)
 SIGNED = SignedTransaction(TRANSACTION, "0xf00d")
 

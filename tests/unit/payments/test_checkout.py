@@ -29,11 +29,15 @@ class MemoryBook:
 
     known: dict[PaymentKey, Known] = field(default_factory=dict)
     marks: list[int] = field(default_factory=list)
+    paid: set[PaymentKey] = field(default_factory=set)
     lost_race: bool = False
     now_s: int | None = None
 
     async def find_payment(self, key: PaymentKey) -> Known | None:
         return self.known.get(key)
+
+    async def is_paid(self, key: PaymentKey) -> bool:
+        return key in self.paid
 
     async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
         self.now_s = now_s
@@ -96,6 +100,9 @@ class MemoryProver:
 
     async def proves(self, authorization: Authorization, signature: bytes) -> bool:
         return self.recovers(authorization, signature)
+
+    async def is_used(self, authorization: Authorization) -> bool:
+        return False
 
 
 @dataclass

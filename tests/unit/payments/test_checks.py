@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.payments.examples import KEY, NOW, PAYER, PRICE, SELLER, payment
-from x402_gig.payments.checks import ERC6492_MAGIC, check_identity, check_terms, payment_key
+from x402_gig.payments.checks import ERC6492_MAGIC, check_identity, check_terms, check_times, payment_key
 
 VERSIONS = pytest.mark.parametrize("version", [1, 2])
 OTHER = "0x" + "99" * 20
@@ -18,7 +18,8 @@ def identity(version: int = 2, **claims: Any) -> str | None:
 
 
 def terms(version: int = 2, **changes: Any) -> str | None:
-    refused = check_terms(payment(version, **changes), SELLER, PRICE, NOW)
+    wrong = payment(version, **changes)
+    refused = check_terms(wrong, SELLER, PRICE) or check_times(wrong, NOW)
     return refused.reason if refused else None
 
 
@@ -91,11 +92,11 @@ def test_what_is_claimed_beside_the_authorization_must_agree_with_it(claims: Any
 
 
 def test_a_refusal_says_what_would_be_right() -> None:
-    refused = [check_terms(payment(**changes), SELLER, PRICE, NOW) for changes in ({"value": 1}, {"payee": OTHER})]
+    refused = [check_terms(payment(**changes), SELLER, PRICE) for changes in ({"value": 1}, {"payee": OTHER})]
     assert [r and r.detail for r in refused] == [f"The price is exactly {PRICE} base units", f"Pay to {SELLER.pay_to}"]
 
 
 @given(price=st.integers(0, 2**256 - 1), value=st.integers(0, 2**256 - 1))
 def test_only_the_exact_price_passes(price: int, value: int) -> None:
-    refused = check_terms(payment(1, value=value), SELLER, price, NOW)
+    refused = check_terms(payment(1, value=value), SELLER, price)
     assert (refused is None) == (price == value)

@@ -39,7 +39,7 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
                 raise error
             done.set()
 
-    funding = SimpleNamespace(is_wanted=lambda deposits_wait: False)
+    funding = SimpleNamespace(is_wanted=lambda deposits_wait: False, due=lambda: None)
 
     async def main() -> None:
         working = asyncio.ensure_future(Dispatcher([cast(Any, Relayer())], Queue(), cast(Any, funding)).run())

@@ -49,7 +49,7 @@ def test_without_a_deposit_a_used_nonce_is_a_rejection(tmp_path: Path) -> None:
 def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_path: Path) -> None:
     async def main() -> tuple[str, str]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8))))
+        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
         await settling.record([transfer(1, payer=INTAKE.lower(), payee=key(5).payer)])
         kept = await ledger.read(binding.funding_halt)

@@ -7,13 +7,14 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tests.unit.payments.examples import INTAKE, NOW, PRICE, USDC, payment
-from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.payments.order import Fulfilled, Order, Purchase
 from x402_gig.payments.payment import PaymentKey
 from x402_gig.store import payments
 from x402_gig.store.deposits import Shop
 from x402_gig.store.gigs import GigShelf
 from x402_gig.store.payments import Reservation
+from x402_gig.store.slots import End
 
 ASSET = USDC.lower()
 REWARD, COMMISSION = 10_000_000, 1_000_000
@@ -43,9 +44,9 @@ def reserved(db: Connection, *numbers: int) -> list[int]:
     return [ids[key(number)] for number in numbers]
 
 
-def transfer(number: int, **changes: Any) -> AuthorizedTransfer:
+def transfer(number: int, **changes: Any) -> TokenTransfer:
     """The deposit of payment `number`, in block 100 + number."""
-    plain = AuthorizedTransfer(
+    plain = TokenTransfer(
         payer=address(number),
         nonce=word(number),
         payee=INTAKE.lower(),
@@ -72,6 +73,9 @@ class Thing:
             purchase, reward_units=reward, commission_units=COMMISSION, start_at=NOW, end_at=NOW + 60
         )
         return Fulfilled({"gig_id": gig_id, "wallet": wallet, "size": purchase.terms["size"]}, COMMISSION)
+
+
+END = End(7, word(7))
 
 
 def wallet_of(gig_id: int) -> str:

@@ -12,7 +12,7 @@ START = Cursor(5, word(5))
 
 @pytest.fixture
 def bound(db: Connection) -> Connection:
-    binding.bind(db, OURS, START)
+    binding.bind(db, OURS, START, 0)
     return db
 
 
@@ -23,7 +23,7 @@ def test_a_fresh_ledger_belongs_to_nobody(db: Connection) -> None:
 def test_a_ledger_belongs_to_one_chain_and_intake(bound: Connection) -> None:
     assert binding.bound_to(bound) == OURS
     with pytest.raises(IntegrityError):
-        binding.bind(bound, Binding(1, word(2), address(2)), START)
+        binding.bind(bound, Binding(1, word(2), address(2)), START, 0)
 
 
 def test_the_cursor_moves(bound: Connection) -> None:

@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from tests.unit.payments.examples import PRICE
+from tests.unit.payments.examples import NOW, PRICE
 from tests.unit.store.examples import (
     ASSET,
     COMMISSION,
@@ -16,15 +16,15 @@ from tests.unit.store.examples import (
     wallet_of,
     word,
 )
-from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.payments.outcome import Settled
 from x402_gig.store import deposits, gigs, payments, tables
 from x402_gig.store.engine import Ledger
 
 
-def arrive(db: Connection, *transfers: AuthorizedTransfer) -> dict[int, Settled]:
-    deposits.record(db, ASSET, transfers)
-    return deposits.settle(db, SHOP, [t.nonce for t in transfers])
+def arrive(db: Connection, *transfers: TokenTransfer) -> dict[int, Settled]:
+    deposits.record(db, ASSET, transfers, NOW)
+    return deposits.settle(db, SHOP, [t.nonce for t in transfers if t.nonce])
 
 
 def owner(db: Connection, number: int) -> int | None:
@@ -90,7 +90,7 @@ def test_a_deposit_of_somebody_else_pays_nothing_here(db: Connection, change: di
 
 def test_a_deposit_of_another_asset_pays_nothing_here(db: Connection) -> None:
     reserved(db, 1)
-    deposits.record(db, address(5), [transfer(1)])
+    deposits.record(db, address(5), [transfer(1)], NOW)
     assert deposits.settle(db, SHOP, [word(1)]) == {}
 
 
@@ -117,13 +117,13 @@ def test_a_deposit_has_one_owner_and_an_owner_one_deposit(db: Connection) -> Non
 
 def test_a_deposit_that_is_somebodys_pays_nothing_else(db: Connection) -> None:
     reserved(db, 1, 2)
-    deposits.record(db, ASSET, [transfer(1)])
+    deposits.record(db, ASSET, [transfer(1)], NOW)
     db.execute(tables.deposits.update().values(payment_id=2))
     assert deposits.settle(db, SHOP, [word(1)]) == {}
     assert gig_count(db) == 0
 
 
-def vars_of(moved: AuthorizedTransfer) -> dict[str, object]:
+def vars_of(moved: TokenTransfer) -> dict[str, object]:
     names = ("payer", "nonce", "value", "transaction", "log_index", "block_number", "block_hash")
     return {name: getattr(moved, name) for name in names}
 
@@ -181,7 +181,7 @@ def test_the_expected_balance_is_what_came_less_what_went(db: Connection) -> Non
     assert deposits.expected_balance(db, 10_000) == PRICE + 5
     # Number 1 is in block 101, number 2 in 102.
     assert [deposits.expected_balance(db, block) for block in (100, 101, 102)] == [0, PRICE, PRICE + 5]
-    db.execute(tables.movements.update().values(state="done"))
+    db.execute(tables.movements.update().values(state="done", block_number=103))
     assert deposits.expected_balance(db, 10_000) == PRICE + 5 - REWARD
 
 

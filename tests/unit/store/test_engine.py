@@ -14,7 +14,7 @@ from tests.unit.store.examples import address, reserved
 from x402_gig.errors import CannotStart, Unavailable
 from x402_gig.store import tables
 from x402_gig.store.engine import Ledger, insert_ignore, insert_or_replace
-from x402_gig.store.tables import payments, slots
+from x402_gig.store.tables import journal, payments, slots
 
 
 def slot(nonce: int, **changes: Any) -> dict[str, Any]:
@@ -214,5 +214,6 @@ def test_insert_or_replace_changes_the_named_columns_only(db: Connection) -> Non
 
 def test_an_id_is_never_given_out_twice(db: Connection) -> None:
     first, second = reserved(db, 1, 2)
+    db.execute(journal.delete())
     db.execute(payments.delete().where(payments.c.id == second))
     assert reserved(db, 3) == [second + 1] == [first + 2]

@@ -2,9 +2,11 @@ import pytest
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from tests.unit.payments.examples import NOW
 from tests.unit.store.examples import (
     ASSET,
     COMMISSION,
+    END,
     REWARD,
     SHOP,
     address,
@@ -15,7 +17,7 @@ from tests.unit.store.examples import (
     wallet_of,
     word,
 )
-from x402_gig.chain.eip3009 import AuthorizedTransfer
+from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.store import deposits, funding, gigs, slots, tables
 from x402_gig.store.funding import Movement
 
@@ -25,14 +27,28 @@ INTAKE, OPERATOR = address(0x17), address(0x0F)
 def sell(db: Connection, *numbers: int) -> None:
     """Gigs for payments with these numbers."""
     reserved(db, *numbers)
-    deposits.record(db, ASSET, [transfer(number) for number in numbers])
+    deposits.record(db, ASSET, [transfer(number) for number in numbers], NOW)
     assert len(deposits.settle(db, SHOP, [word(number) for number in numbers])) == len(numbers)
 
 
-def moved(movement: Movement, **changes: object) -> AuthorizedTransfer:
+def sign(db: Connection, *moves: Movement) -> None:
+    """Put them into a transaction, which ends without them."""
+    slot = slots.open_slot(db, address(9), "funding", 0)
+    funding.enter_slot(db, slot.slot_id, moves, valid_before=99)
+    slots.close(db, slot, "reverted", END)
+
+
+def moved(movement: Movement, **changes: object) -> TokenTransfer:
     """The chain's evidence that it happened."""
     place = {"payer": INTAKE, "payee": movement.payee, "nonce": movement.nonce, "value": movement.value}
     return transfer(500 + movement.movement_id, **place | changes)
+
+
+def complete(db: Connection, *moves: Movement) -> None:
+    """Sign them and see them on chain."""
+    if moves:
+        sign(db, *moves)
+    assert funding.complete(db, [moved(move) for move in moves]) == []
 
 
 def write_commission(db: Connection, limit: int = 1000) -> None:
@@ -67,7 +83,7 @@ def test_a_movement_under_way_is_not_sent_again_until_its_transaction_ended(db: 
     funding.enter_slot(db, slot.slot_id, [first], valid_before=99)
 
     assert funding.due(db, "reward", 10) == [second]
-    slots.close(db, slot, "reverted")
+    slots.close(db, slot, "reverted", END)
     assert funding.due(db, "reward", 10) == [first, second]
 
 
@@ -75,11 +91,12 @@ def test_a_movement_on_chain_is_done_and_shows_on_its_gig(db: Connection) -> Non
     sell(db, 1, 2)
     [first, second] = funding.due(db, "reward", 10)
     evidence = moved(first)
+    sign(db, first)
 
-    assert funding.still_due(db, [first, second]) == 2
+    assert funding.still_due(db, [first, second]) == [first, second]
     assert funding.complete(db, [evidence]) == []
 
-    assert funding.still_due(db, [first, second]) == 1
+    assert funding.still_due(db, [first, second]) == [second]
     assert funding.due(db, "reward", 10) == [second]
     gig = gigs.find_gig(db, 1)
     assert gig is not None
@@ -89,6 +106,7 @@ def test_a_movement_on_chain_is_done_and_shows_on_its_gig(db: Connection) -> Non
 def test_evidence_seen_twice_changes_the_place_and_nothing_else(db: Connection) -> None:
     sell(db, 1)
     [first] = funding.due(db, "reward", 10)
+    sign(db, first)
     m = tables.movements.c
     times = []
     for block in (700, 701):
@@ -103,8 +121,17 @@ def test_evidence_seen_twice_changes_the_place_and_nothing_else(db: Connection) 
 def test_what_this_ledger_did_not_write_down_is_reported(db: Connection, change: dict[str, object]) -> None:
     sell(db, 1)
     [first] = funding.due(db, "reward", 10)
+    sign(db, first)
     stranger = moved(first, **change)
     assert funding.complete(db, [stranger]) == [stranger]
+    assert funding.due(db, "reward", 10) == [first]
+
+
+def test_what_was_written_down_but_never_signed_here_was_signed_elsewhere(db: Connection) -> None:
+    """Two operators with one seed have the same gigs, and with them the same nonces."""
+    sell(db, 1)
+    [first] = funding.due(db, "reward", 10)
+    assert funding.complete(db, [moved(first)]) == [moved(first)]
     assert funding.due(db, "reward", 10) == [first]
 
 
@@ -134,7 +161,7 @@ def test_the_next_one_waits_until_the_last_is_on_chain(db: Connection) -> None:
     write_commission(db)
     assert commissions(db) == [first]
 
-    funding.complete(db, [moved(first)])
+    complete(db, first)
     write_commission(db)
 
     [second] = commissions(db)
@@ -146,7 +173,7 @@ def test_a_payments_commission_is_collected_once(db: Connection) -> None:
     sell(db, 1)
     for _ in range(3):
         write_commission(db)
-        funding.complete(db, [moved(m) for m in commissions(db)])
+        complete(db, *commissions(db))
     assert carried(db) == [[1]]
     with pytest.raises(IntegrityError):
         db.execute(insert(tables.commissions), {"payment_id": 1, "movement_id": 1})
@@ -156,7 +183,7 @@ def test_a_commission_has_room_for_so_many(db: Connection) -> None:
     sell(db, 1, 2, 3)
     write_commission(db, limit=2)
     [first] = commissions(db)
-    funding.complete(db, [moved(first)])
+    complete(db, first)
     write_commission(db, limit=2)
     assert carried(db) == [[1, 2], [3]]
 
@@ -175,7 +202,7 @@ def test_a_gig_shows_its_commission_once_it_is_on_chain(db: Connection) -> None:
     write_commission(db)
     [row] = commissions(db)
     before = gigs.find_gig(db, 1)
-    funding.complete(db, [moved(row)])
+    complete(db, row)
     after = gigs.find_gig(db, 1)
     assert before is not None
     assert after is not None

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import Connection, select, update
 
 from tests.unit.payments.examples import NOW, SIGNATURE
-from tests.unit.store.examples import ORDER, SHOP, address, key, reservation, reserved, transfer, word
+from tests.unit.store.examples import END, ORDER, SHOP, address, key, reservation, reserved, transfer, word
 from x402_gig.payments.checkout import Known
 from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import PaymentKey
@@ -17,7 +17,7 @@ OTHER_TERMS = replace(ORDER, terms={"size": 2})
 
 
 def settled(db: Connection, number: int) -> Settled:
-    deposits.record(db, key(number).asset, [transfer(number)])
+    deposits.record(db, key(number).asset, [transfer(number)], NOW)
     [outcome] = deposits.settle(db, SHOP, [word(number)]).values()
     return outcome
 
@@ -102,14 +102,14 @@ def test_a_reservation_that_is_rolled_back_never_was(ledger: Ledger) -> None:
 
 def test_a_payment_is_sent_three_times_at_most(db: Connection) -> None:
     for nonce in range(payments.MAX_BROADCASTS):
-        slots.close(db, send(db, 1, nonce), "mined")
+        slots.close(db, send(db, 1, nonce), "mined", END)
     assert payments.reserve(db, [reservation(1)]) == {}
     assert broadcasts(db, 1) == payments.MAX_BROADCASTS == 3
 
 
 @pytest.mark.parametrize("state", ["settled", "rejected"])
 def test_a_final_payment_is_not_sent_again(db: Connection, state: str) -> None:
-    slots.close(db, send(db, 1), "mined")
+    slots.close(db, send(db, 1), "mined", END)
     if state == "settled":
         settled(db, 1)
     else:
@@ -126,12 +126,12 @@ def test_a_payment_that_was_only_written_down_is_not_sent(db: Connection) -> Non
 
 def test_unsettled_are_the_open_ones_in_no_transaction(db: Connection) -> None:
     in_flight = send(db, 1)
-    slots.close(db, send(db, 2, 1), "mined")
+    slots.close(db, send(db, 2, 1), "mined", END)
     reserved(db, 3, 4)
     settled(db, 3)
 
     assert [p.payment_id for p in payments.unsettled(db, 0, 10)] == [2, 4]
-    slots.close(db, in_flight, "reverted")
+    slots.close(db, in_flight, "reverted", END)
     assert [p.payment_id for p in payments.unsettled(db, 0, 2)] == [1, 2]
     assert [p.payment_id for p in payments.unsettled(db, 2, 2)] == [4]
     assert payments.unsettled(db, 0, 1)[0].authorization == reservation(1).payment.authorization
@@ -163,14 +163,14 @@ def test_a_final_payment_stays_as_it_is(db: Connection) -> None:
 
     assert not payments.reject(db, 1, REJECTED)
     assert not payments.reject(db, 2, Rejected("other", ""))
-    deposits.record(db, key(2).asset, [transfer(2)])
+    deposits.record(db, key(2).asset, [transfer(2)], NOW)
     assert deposits.settle(db, SHOP, [word(2)]) == {}
     assert payments.outcomes(db, [1, 2]) == {1: outcome, 2: REJECTED}
 
 
 def test_a_payment_whose_deposit_came_is_not_rejected(db: Connection) -> None:
     reserved(db, 1)
-    deposits.record(db, key(1).asset, [transfer(1)])
+    deposits.record(db, key(1).asset, [transfer(1)], NOW)
     assert not payments.reject(db, 1, REJECTED)
     db.execute(update(tables.deposits).values(payment_id=1))
     assert not payments.reject(db, 1, REJECTED)
@@ -178,7 +178,7 @@ def test_a_payment_whose_deposit_came_is_not_rejected(db: Connection) -> None:
 
 def test_a_deposit_of_another_value_does_not_keep_a_payment_open(db: Connection) -> None:
     reserved(db, 1)
-    deposits.record(db, key(1).asset, [transfer(1, value=1)])
+    deposits.record(db, key(1).asset, [transfer(1, value=1)], NOW)
     assert payments.reject(db, 1, REJECTED)
 
 

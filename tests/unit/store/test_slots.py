@@ -5,10 +5,11 @@ from sqlalchemy.exc import IntegrityError
 from tests.unit.store.examples import address, reserved, word
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import slots, tables
-from x402_gig.store.slots import Attempt, Slot
+from x402_gig.store.slots import Attempt, End, Slot
 from x402_gig.store.tables import slot_payments
 
 RELAYER, OTHER = address(1), address(2)
+MINED = End(7, word(7), word(1), 21_000)
 
 
 def take(db: Connection, relayer: str = RELAYER, chain_nonce: int = 0) -> Slot:
@@ -16,7 +17,7 @@ def take(db: Connection, relayer: str = RELAYER, chain_nonce: int = 0) -> Slot:
 
 
 def attempt(number: int) -> Attempt:
-    return Attempt(SignedTransaction(word(number), f"0x{number:02x}"), 100 + number, number)
+    return Attempt(SignedTransaction(word(number), f"0x{number:02x}"), 100 + number, number, 21_000)
 
 
 def test_nonces_follow_each_other_from_the_chains(db: Connection) -> None:
@@ -53,14 +54,14 @@ def test_every_attempt_is_kept_newest_first(db: Connection) -> None:
 def test_open_slots_come_in_the_order_of_their_nonces(db: Connection) -> None:
     first, second, _ = take(db, chain_nonce=10), take(db), take(db, OTHER)
     assert slots.open_slots(db, RELAYER) == [first, second]
-    slots.close(db, first, "mined", transaction=word(1), block=7, gas=21_000)
+    slots.close(db, first, "mined", MINED)
     assert slots.open_slots(db, RELAYER) == [second]
 
 
 def test_a_slot_ends_once(db: Connection) -> None:
     slot = take(db)
-    slots.close(db, slot, "mined", transaction=word(1), block=7, gas=21_000)
-    slots.close(db, slot, "lost")
+    slots.close(db, slot, "mined", MINED)
+    slots.close(db, slot, "lost", End(8, word(8)))
     s = tables.slots.c
     [row] = db.execute(select(s.state, s.transaction, s.block_number, s.gas_used, s.closed_at)).all()
     assert tuple(row[:4]) == ("mined", word(1), 7, 21_000)

@@ -36,6 +36,8 @@ def upgrade() -> None:
     with op.batch_alter_table("commissions", recreate="always") as table:
         table.drop_constraint("pk_commissions", type_="primary")
         table.create_primary_key("pk_commissions", ["payment_id", "movement_id"])
+        table.add_column(added("is_void"))
+    op.create_index("uq_commissions_payment_id", "commissions", ["payment_id"], unique=True, **where("is_void = 0"))
 
 
 def _journal() -> None:
