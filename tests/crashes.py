@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ Answer = Future[httpx.Response]
 class Victim(Dev):
     """`x402-gig serve`. Its port stays the same, so its buyers need not know that it was ever away."""
 
+    requirements: Json = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
     environment: dict[str, str] = field(default_factory=dict)
     kills: int = 0
@@ -96,6 +96,10 @@ class Victim(Dev):
             yield
             connection.execute("ROLLBACK")
 
+    def price(self, terms: Json) -> Json:
+        """What its 402 says, also while it is away."""
+        return self.requirements | {"amount": str(terms["amount"] * 1_100_000)}
+
     def now(self) -> int:
         """By the chain's clock."""
         return int(self.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
@@ -109,8 +113,8 @@ def victim(chain: Chain, proxy: RpcProxy, folder: Path, **settings: Any) -> Iter
     shop = Victim(chain.rpc_url, url=f"http://127.0.0.1:{port}", folder=folder, environment=environment)
     shop.start()
     try:
-        quote = shop.quote(gig_terms())
-        shop.intake = quote["payTo"]
+        shop.requirements = shop.quote(gig_terms())
+        shop.intake = shop.requirements["payTo"]
         shop.commission = environment["X402_GIG_COMMISSION_ADDRESS"]
         yield shop
     finally:
@@ -129,18 +133,12 @@ class Buyer:
     nonces: list[str] = field(default_factory=list)
     answer: httpx.Response | None = None
 
-    def sign(self, lifetime_s: int = LIFETIME_S) -> None:
-        """By the chain's clock, so that a chain ahead of this machine takes it."""
+    def sign(self) -> None:
         nonce = "0x" + os.urandom(32).hex()
-        times = {"validBefore": str(self.shop.now() + lifetime_s)}
-        self.headers.append(payment_header(self.account, self.requirements(), nonce=nonce, **times))
+        # By the chain's clock, which tests set ahead.
+        times = {"validBefore": str(self.shop.now() + LIFETIME_S)}
+        self.headers.append(payment_header(self.account, self.shop.price(self.terms), nonce=nonce, **times))
         self.nonces.append(nonce)
-
-    def requirements(self) -> Json:
-        """The price does not change, so it is asked for once."""
-        if "quote" not in self.__dict__:
-            self.__dict__["quote"] = self.shop.quote(self.terms)
-        return dict(self.__dict__["quote"])
 
     def post(self, timeout_s: float = 90, sent: Callable[[], None] = lambda: None) -> httpx.Response:
         """`sent` is called as soon as the whole request is on its way."""
@@ -157,19 +155,28 @@ class Buyer:
             extensions={"trace": trace},
         )
 
+    def ask(self, sent: Callable[[], None] = lambda: None) -> httpx.Response:
+        """The same header again until the answer is not 503. Raises TransportError when the server is away."""
+        answer: httpx.Response = until(lambda: self._final(sent), PATIENCE_S, pause_s=0.1)
+        return answer
+
     def insist(self, sent: Callable[[], None] = lambda: None) -> httpx.Response:
-        """The same header again until the answer is not 503; a server that is away is no answer."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            try:
-                self.answer = self.post(sent=sent)
-            except httpx.TransportError:
-                time.sleep(0.05)
-                continue
-            if self.answer.status_code != 503:
-                return self.answer
-            time.sleep(0.1)
-        raise AssertionError(f"no final answer in {PATIENCE_S} s: {self.answer and self.answer.text}")
+        """As `ask`, and a server that is away is no answer."""
+        answer: httpx.Response = until(lambda: self._final_if_there(sent), PATIENCE_S, pause_s=0.1)
+        return answer
+
+    def _final(self, sent: Callable[[], None]) -> httpx.Response | None:
+        self.answer = self.post(sent=sent)
+        return self.answer if self.answer.status_code != 503 else None
+
+    def _final_if_there(self, sent: Callable[[], None]) -> httpx.Response | None:
+        try:
+            return self._final(sent)
+        except httpx.TransportError:
+            return None
+
+
+How = Callable[[Buyer, Callable[[], None]], httpx.Response]
 
 
 def buyers(shop: Victim, count: int, units: int = 11_000_000) -> list[Buyer]:
@@ -199,6 +206,11 @@ def data_of(request: Json) -> str:
     """Calldata of an eth_call, or a whole raw transaction."""
     what = request["params"][0]
     return str(what["data"] if isinstance(what, dict) else what)
+
+
+def request_of(raw: str) -> Json:
+    """A request as those that the conditions below look at."""
+    return {"params": [raw]}
 
 
 def simulates(count: int) -> Condition:
@@ -313,10 +325,12 @@ class Trap:
 
 
 @contextmanager
-def shopping(crowd: Sequence[Buyer], sent: Callable[[], None] = lambda: None) -> Iterator[list[Answer]]:
-    """Every buyer insists, each on a thread of its own."""
+def shopping(
+    crowd: Sequence[Buyer], sent: Callable[[], None] = lambda: None, how: How = Buyer.insist
+) -> Iterator[list[Answer]]:
+    """Each buyer on a thread of its own."""
     with ThreadPoolExecutor(len(crowd)) as threads:
-        yield [threads.submit(buyer.insist, sent) for buyer in crowd]
+        yield [threads.submit(how, buyer, sent) for buyer in crowd]
 
 
 @dataclass
@@ -342,12 +356,12 @@ class Together:
         return self.trap(request, forward)
 
     @contextmanager
-    def shopping(self, crowd: Sequence[Buyer]) -> Iterator[list[Answer]]:
+    def shopping(self, crowd: Sequence[Buyer], how: How = Buyer.insist) -> Iterator[list[Answer]]:
         decoy = buyers(self.shop, 1)
         arrived = threading.Semaphore(0)
         with shopping(decoy) as first:
             assert self.decoy_waits.wait(PATIENCE_S)
-            with shopping(crowd, arrived.release) as others:
+            with shopping(crowd, arrived.release, how) as others:
                 for _ in crowd:
                     assert arrived.acquire(timeout=PATIENCE_S)
                 self.shop.ping()

@@ -87,12 +87,12 @@ class Chain:
         return dict(until(lambda: self.rpc("eth_getTransactionReceipt", sent)))
 
 
-def until(check: Callable[[], Any], timeout_s: float = 30) -> Any:
+def until(check: Callable[[], Any], timeout_s: float = 30, pause_s: float = 0.02) -> Any:
     """Ask until the answer is true; fails after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (answer := check()):
         assert time.monotonic() < deadline, f"not true after {timeout_s} s: {check}"
-        time.sleep(0.02)
+        time.sleep(pause_s)
     return answer
 
 
