@@ -132,6 +132,7 @@ class Buyer:
     headers: list[Json] = field(default_factory=list)
     nonces: list[str] = field(default_factory=list)
     answer: httpx.Response | None = None
+    patience_s: float = PATIENCE_S
 
     def sign(self) -> None:
         nonce = "0x" + os.urandom(32).hex()
@@ -157,12 +158,12 @@ class Buyer:
 
     def ask(self, sent: Callable[[], None] = lambda: None) -> httpx.Response:
         """The same header again until the answer is not 503. Raises TransportError when the server is away."""
-        answer: httpx.Response = until(lambda: self._final(sent), PATIENCE_S, pause_s=0.1)
+        answer: httpx.Response = until(lambda: self._final(sent), self.patience_s, pause_s=0.1)
         return answer
 
     def insist(self, sent: Callable[[], None] = lambda: None) -> httpx.Response:
         """As `ask`, and a server that is away is no answer."""
-        answer: httpx.Response = until(lambda: self._final_if_there(sent), PATIENCE_S, pause_s=0.1)
+        answer: httpx.Response = until(lambda: self._final_if_there(sent), self.patience_s, pause_s=0.1)
         return answer
 
     def _final(self, sent: Callable[[], None]) -> httpx.Response | None:
