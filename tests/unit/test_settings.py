@@ -70,7 +70,11 @@ def test_the_required_settings_are_enough(environment: Environment) -> None:
     assert Wallets(settings.mnemonic)
 
 
-@pytest.mark.parametrize("text", [PHRASE, f"  {PHRASE}\n", PHRASE.replace(" ", "\n"), PHRASE.replace(" ", "\t ")])
+@pytest.mark.parametrize(
+    "text",
+    [PHRASE, f"  {PHRASE}\n", PHRASE.replace(" ", "\n"), PHRASE.replace(" ", "\t ")],
+    ids=["plain", "padded", "lines", "tabs"],
+)
 def test_a_seed_may_be_in_a_file_and_spaced_as_one_likes(environment: Environment, tmp_path: Path, text: str) -> None:
     (tmp_path / "seed.txt").write_text(text)
     assert loaded(environment, SEED=None, SEED_FILE="seed.txt").mnemonic == PHRASE
@@ -143,7 +147,7 @@ USDC = "must be a number of USDC"
         ("FACILITATOR", "remote", "must be `local` or an http(s) URL"),
         ("FACILITATOR_TOKEN", "bearer-of-bad-news", "is set but X402_GIG_FACILITATOR is local"),
         ("SEED", "twelve words that are no phrase at all but look a bit so", "is not a valid BIP-39 phrase"),
-        ("SEED", PHRASE + " extra", "is not a valid BIP-39 phrase"),
+        pytest.param("SEED", PHRASE + " extra", "is not a valid BIP-39 phrase", id="SEED-thirteen words"),
         ("COMMISSION_ADDRESS", "0x" + "12" * 19, ADDRESS),
         ("COMMISSION_ADDRESS", "12" * 20, ADDRESS),
         ("COMMISSION_ADDRESS", "operator.eth", ADDRESS),

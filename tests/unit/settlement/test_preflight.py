@@ -21,6 +21,7 @@ TOKEN = "0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"
         (WALLETS.gig_address(1), "a gig's wallet"),
         (WALLETS.gig_address(1000), "a gig's wallet"),
     ],
+    ids=["token", "intake", "first relayer", "second relayer", "first gig", "thousandth gig"],
 )
 def test_a_commission_that_goes_in_a_circle_is_refused(address: str, whose: str) -> None:
     with pytest.raises(CannotStart, match=f"COMMISSION_ADDRESS is {whose}"):
