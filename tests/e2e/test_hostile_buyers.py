@@ -320,6 +320,24 @@ def test_a_replay_with_a_malleated_signature_gets_nothing(shop: Dev, spelling: s
     assert_not_charged_again(bought)
 
 
+def test_one_payment_for_two_orders_at_once_is_the_gig_of_one_and_a_conflict_for_the_other(shop: Dev) -> None:
+    """Its money is away and back within one block: the transaction fails, and the second order's turn would pass."""
+    orders = [paid := buyer(shop), Purchase(shop, paid.signer)]
+    orders[1].payload = paid.payload
+    friend = shop.buyer(PRICE).address
+    with batch(shop, *orders) as waiting:
+        waiting.send()
+        move_away(shop, paid.payer)
+        back = submit(shop, friend, USDC, calldata("transfer(address,uint256)", paid.payer, PRICE), LAST)
+        answers = [answer.status for answer in waiting.mine()]
+
+    assert succeeded(shop, back)
+    assert sorted(answers) == [409, 503]
+    first, second = orders if answers == [503, 409] else reversed(orders)
+    assert_gig(first, first.pay_until(200))
+    assert second.pay().status == 409
+
+
 def test_of_two_payments_in_one_request_one_is_taken(shop: Dev) -> None:
     newer, older = buyer(shop), buyer(shop)
     both = newer.header | payment_header_v1(older.payload)
