@@ -40,7 +40,7 @@ from tests.e2e.attacks import (
     transfer_call,
     wallet,
 )
-from tests.faults import Forward, RpcProxy, rpc_proxy
+from tests.faults import Forward, RpcProxy, Then, refuses, rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, devnet, payment_header_v1, served, until
 from x402_gig.chain import batcher
 
@@ -518,6 +518,30 @@ def test_dust_and_plain_transfers_to_the_intake_change_nothing(shop: Dev) -> Non
     # Its own payment is not bought with what it gave away.
     assert_gig(giver, giver.pay())
     assert shop.usdc(giver.payer) == 40 * 10**6 - 2 * PRICE - 2
+
+
+def test_a_block_with_more_logs_than_the_node_gives_at_once_is_read_all_the_same(shop: Dev, proxy: RpcProxy) -> None:
+    """Anybody can fill a block with transfers of nothing, and nodes refuse answers that are too long."""
+    limit, paid = 30, buyer(shop)
+    nothing = calldata("transferFrom(address,address,uint256)", STRANGER, "0x" + "99" * 20, 0)
+    flood = calldata("execute(address,uint256,bytes[])", USDC, 60_000, [bytes.fromhex(nothing[2:])] * limit)
+
+    def refuse_long_answers(request: Json, forward: Forward) -> Json | bytes | Then:
+        answer = forward()
+        is_long = len(answer.get("result") or []) > limit
+        return refuses(-32005, f"query returned more than {limit} results")(request, forward) if is_long else answer
+
+    with proxy.broken(refuse_long_answers, "eth_getLogs"):
+        shop.rpc("evm_setAutomine", False)
+        filling = submit(shop, STRANGER, batcher.address(), flood)
+        theirs = submit(shop, STRANGER, USDC, paid.transfer)
+        shop.rpc("evm_setAutomine", True)
+        shop.rpc("evm_mine")
+        blocks = {receipt(shop, transaction)["blockNumber"] for transaction in (filling, theirs)}
+        answer = paid.pay()
+
+    assert len(blocks) == 1
+    assert_gig(paid, answer, theirs)
 
 
 def test_our_own_authorizations_may_be_executed_by_anybody(chain: Chain) -> None:
