@@ -177,14 +177,31 @@ class Node:
 
         By hash, because some nodes answer a range beyond their head with an empty list.
         """
+        try:
+            logs = await self._logs_around(block, account)
+        except ChainRefused:
+            # Anybody may fill a block with more logs than the node gives at once.
+            if (receipts := await self._receipts(block)) is None:
+                raise
+            logs = [log for receipt in receipts for log in receipt]
+        found = _transfers(logs, self.token.address)
+        # Anybody may "transfer" zero from anybody.
+        return [t for t in found if account in (t.payer, t.payee) and t.value]
+
+    async def _logs_around(self, block: Block, account: str) -> list[dict[str, Any]]:
         where = {"blockHash": block.hash}
         if not await self._traces(where, account):
             return []
         # A pair is two neighbours of the whole block; its other half is not in the filtered lists.
-        logs = await self._logs(where, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
-        found = _transfers(logs, self.token.address)
-        # Anybody may "transfer" zero from anybody.
-        return [t for t in found if account in (t.payer, t.payee) and t.value]
+        return await self._logs(where, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
+
+    async def _receipts(self, block: Block) -> list[list[dict[str, Any]]] | None:
+        """The logs of each transaction; None when the node does not have the block."""
+        receipts = await self.rpc.call("eth_getBlockReceipts", {"blockHash": block.hash})
+        try:
+            return [receipt["logs"] for receipt in receipts] if receipts is not None else None
+        except MALFORMED:
+            raise ChainUnavailable("eth_getBlockReceipts: the chain node's answer is malformed") from None
 
     async def busy_blocks(self, first: int, last: int, account: str) -> list[int]:
         """The blocks of a range, both ends included, that have transfers to or from `account`.

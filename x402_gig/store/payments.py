@@ -107,7 +107,7 @@ def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payme
     must not deadlock.
     """
     ordered = sorted(wanted, key=lambda r: r.key)
-    ids = write_down(connection, ordered) | _sendable_again(connection, [r.key for r in ordered])
+    ids = write_down(connection, ordered) | _sendable_again(connection, ordered)
     mine = update(payments).where(payments.c.id.in_(ids.values()))
     connection.execute(mine.values(broadcasts=payments.c.broadcasts + 1, resend=0))
     return ids
@@ -167,9 +167,10 @@ def _new_row(wanted: Reservation, now: int) -> dict[str, Any]:
     }
 
 
-def _sendable_again(connection: Connection, keys: Sequence[PaymentKey]) -> dict[PaymentKey, int]:
+def _sendable_again(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
+    # For its own terms only: whoever asks for others with the same payment must not get its answer.
     query = select(*_key_columns(), payments.c.id).where(
-        tuple_(*_key_columns()).in_(keys),
+        tuple_(*_key_columns(), payments.c.fingerprint).in_([(*r.key, r.order.fingerprint) for r in wanted]),
         payments.c.state == "open",
         payments.c.broadcasts.between(1, MAX_BROADCASTS - 1) | (payments.c.resend == 1),
         ~_in_flight(),
