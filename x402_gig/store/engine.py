@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import ColumnElement, Connection, Engine, Table, create_engine, event
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,16 +31,21 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """Opens the database at `url` (SQLAlchemy form) and brings its schema up to date. Raises CannotStart."""
+    """Opens the database at `url` (SQLAlchemy form) and brings its schema up to date. Raises CannotStart.
 
-    def __init__(self, url: str) -> None:
+    A guest leaves it as it is, for a server may be at work on it: it takes the schema it finds or none, and until it
+    writes it cannot change a byte.
+    """
+
+    def __init__(self, url: str, *, is_guest: bool = False) -> None:
         try:
             self._engine = _engine(url)
-            migrate(self._engine)
+            self._reading = (_engine(_read_only(url)) if is_guest else self._engine).execution_options(read_only=True)
+            check_schema(self._reading) if is_guest else migrate(self._engine)
         except (SQLAlchemyError, CommandError, ImportError) as exc:  # CommandError: a revision of a newer version
             # `from None`: a driver's message may repeat the URL, and with it the password.
-            raise CannotStart([f"DATABASE_URL: the ledger cannot be opened ({type(exc).__name__})"]) from None
-        self._reading = self._engine.execution_options(read_only=True)
+            hint = ", or there is none yet: `x402-gig serve` makes it" if is_guest else ""
+            raise CannotStart([f"DATABASE_URL: the ledger cannot be opened ({type(exc).__name__}){hint}"]) from None
         self._writer = ThreadPoolExecutor(1, "ledger-write")
         self._readers = ThreadPoolExecutor(2, "ledger-read")
 
@@ -68,6 +76,7 @@ class Ledger:
         self._writer.shutdown()
         self._readers.shutdown()
         self._engine.dispose()
+        self._reading.dispose()
 
 
 def insert_ignore(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -96,12 +105,27 @@ def _dialect(connection: Connection) -> Any:
 
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision."""
-    config = Config()
-    # The parser of the option takes a single % for an interpolation.
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config = _migrations()
     with engine.connect() as connection, _without_foreign_keys(connection), connection.begin():
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def check_schema(engine: Engine) -> None:
+    """The schema is this version's. Raises CannotStart."""
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found != ScriptDirectory.from_config(_migrations()).get_current_head():
+        raise CannotStart(
+            [f"DATABASE_URL: another version of x402-gig made the ledger (revision {found}): use the server's own"]
+        )
+
+
+def _migrations() -> Config:
+    config = Config()
+    # The parser of the option takes a single % for an interpolation.
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
 
 
 @contextmanager
@@ -118,15 +142,25 @@ def _without_foreign_keys(connection: Connection) -> Iterator[None]:
         driver.execute("PRAGMA foreign_keys=ON")
 
 
-def _engine(url: str) -> Engine:
+def _read_only(url: str) -> URL:
+    """The same database; of SQLite's the file can only be read, and nobody who writes waits for that."""
+    parts = make_url(url)
+    if parts.get_backend_name() != "sqlite" or "uri" in parts.query:
+        return parts
+    only_read = {"mode": "ro", "uri": "true"}
+    return parts.set(database=f"file:{quote(parts.database or '')}").update_query_dict(only_read)
+
+
+def _engine(url: str | URL) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url)
     engine = create_engine(url, connect_args={"timeout": 10})
+    lasting = () if make_url(url).query.get("mode") == "ro" else ("journal_mode=WAL", "synchronous=FULL")
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver's own BEGIN comes too late: see `begin`
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in (*lasting, "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
