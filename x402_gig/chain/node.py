@@ -29,6 +29,8 @@ SEND_TIMEOUT_S = 5
 PRIORITY_FEE_TTL_S = 10
 # More than a cold storage slot and the proxy in front of the token cost.
 READ_GAS = 50_000
+# In one question for logs.
+PAYERS_ASKED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,26 @@ class Node:
         except MALFORMED:
             raise ChainUnavailable("the chain node's logs are malformed") from None
 
+    async def history(self, first: int, last: int, account: str) -> list[TokenTransfer]:
+        """Transfers to or from `account` in a range of blocks, both ends included, for few calls.
+
+        Those of nothing are left out, but for authorizations of its own. A node that does not have the blocks may leave
+        some out: compare the sum with the balance.
+        """
+        where = {"fromBlock": hex(first), "toBlock": hex(last)}
+        # One from the account to itself is in both lists.
+        traces = {str(log): log for log in await self._traces(where, account)}.values()
+        moved = _transfers(traces, self.token.address)
+        payers = sorted({t.payer for t in moved if t.value or t.payer == account})
+        used: list[dict[str, Any]] = []
+        for start in range(0, len(payers), PAYERS_ASKED):
+            topics = [_topic(payer) for payer in payers[start : start + PAYERS_ASKED]]
+            used += await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, topics])
+        found = _transfers([*traces, *used], self.token.address)
+        return [t for t in found if t.value or (t.payer == account and t.nonce)]
+
     async def _traces(self, where: dict[str, str], account: str) -> list[dict[str, Any]]:
-        topic = "0x" + account[2:].rjust(64, "0")
+        topic = _topic(account)
         incoming = await self._logs(where, [eip3009.TRANSFER_TOPIC, None, topic])
         return incoming + await self._logs(where, [eip3009.TRANSFER_TOPIC, topic])
 
@@ -230,6 +250,10 @@ class Node:
 def _exactly(block: Block | None) -> str | dict[str, Any]:
     """This very block (EIP-1898): another one of its height may say something else."""
     return "latest" if block is None else {"blockHash": block.hash, "requireCanonical": True}
+
+
+def _topic(account: str) -> str:
+    return "0x" + account[2:].rjust(64, "0")
 
 
 def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransaction:
