@@ -1,25 +1,23 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
 
-import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from x402_gig import logs
+from x402_gig import cli_ledger
 from x402_gig.buyer_terms import TermFlags, takes_terms
-from x402_gig.errors import CannotStart, GigError, OutcomeUnknown, Refused
+from x402_gig.errors import OutcomeUnknown, Refused
+from x402_gig.terminal import Json, complain, err, print_json, run_to_end
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -31,13 +29,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-T = TypeVar("T")
-err = Console(stderr=True, highlight=False)
+cli_ledger.add_to(app)
 
 AnvilPort = Annotated[int, typer.Option(help="Port of Anvil; a free one when it is taken.")]
 BlockTime = Annotated[float | None, typer.Option(help="Seconds between blocks; without it each transaction gets one.")]
 ForkUrl = Annotated[str | None, typer.Option(help="Fork this chain (Base or Base Sepolia) with its real contracts.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ServerUrl = Annotated[str, typer.Argument(metavar="URL", help="The server, such as http://127.0.0.1:4021.")]
 MaxPrice = Annotated[str, typer.Option(metavar="USDC", help="Pay at most this, commission included.")]
 KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="The environment variable with the payer's private key.")]
@@ -73,7 +69,7 @@ def dev(
     options = DevnetOptions(port=anvil_port, block_time_s=block_time, fork_url=fork_url)
     # One line for each gig that is bought.
     logging.getLogger("x402_gig.settlement.settling").setLevel(logging.INFO)
-    _run(run.dev(options, port=port, database=database, as_json=as_json), logging.WARNING)
+    run_to_end(run.dev(options, port=port, database=database, as_json=as_json), logging.WARNING)
 
 
 @app.command(epilog="Example: x402-gig devnet --anvil-port 8545")
@@ -88,7 +84,7 @@ def devnet(
     from x402_gig.devnet.anvil import DevnetOptions
 
     options = DevnetOptions(port=anvil_port, block_time_s=block_time, fork_url=fork_url)
-    _run(run.chain_only(options, as_json=as_json), logging.WARNING)
+    run_to_end(run.chain_only(options, as_json=as_json), logging.WARNING)
 
 
 @app.command(epilog="Example: X402_GIG_NETWORK=base X402_GIG_RPC_URL=https://… x402-gig serve")
@@ -96,7 +92,7 @@ def serve() -> None:
     """The server in production. Settings come from the environment and `.env`; see the README for the list."""
     from x402_gig import serving, settings
 
-    _run(serving.serve(settings.load), logging.INFO, json_logs=True)
+    run_to_end(serving.serve(settings.load), logging.INFO, json_logs=True)
 
 
 @app.command(epilog="Example: x402-gig demo --json")
@@ -104,9 +100,9 @@ def demo(as_json: Json = False) -> None:
     """Watch it work: a chain, a server, ten gigs bought by real clients. Exit code 0 when every balance adds up."""
     from x402_gig import demo as shown
 
-    adds_up = _run(shown.demo(as_json=as_json), logging.WARNING)
+    adds_up = run_to_end(shown.demo(as_json=as_json), logging.WARNING)
     if adds_up is None:
-        _complain("Interrupted.")
+        complain("Interrupted.")
     raise typer.Exit({True: 0, False: 1, None: 130}[adds_up])
 
 
@@ -185,7 +181,7 @@ def _buyer(server: str, key_env: str, max_price: str, as_json: bool = False) -> 
         with httpx.Client() as http:
             yield Buyer(http, server, account, limit_units, notify=lambda why: _step("waiting", why))
     except Refused as exc:
-        _complain(f"Nothing was charged. {exc.detail}", exc.problems)
+        complain(f"Nothing was charged. {exc.detail}", exc.problems)
         if as_json:
             print_json({"error": exc.detail, "problems": exc.problems, "charged": False})
         raise typer.Exit(1) from None
@@ -231,7 +227,7 @@ def _pay(buyer: "Buyer", payment: "Payment", deadline_s: int, as_json: bool) -> 
         return buyer.pay(payment, deadline_s)
     except (OutcomeUnknown, KeyboardInterrupt) as exc:
         why = exc.detail if isinstance(exc, OutcomeUnknown) else "interrupted"
-        _complain(f"The outcome is not known: {why}.")
+        complain(f"The outcome is not known: {why}.")
         err.print(
             "The gig may be paid. Repeating the same payment tells, and never charges twice. Sign anew only when it"
         )
@@ -262,51 +258,6 @@ def _print_gig(gig: dict[str, Any]) -> None:
 
 def _step(name: str, text: str) -> None:
     err.print(f"[green]{name:<8}[/] {escape(text)}", soft_wrap=True)
-
-
-def _complain(problem: str, details: Iterable[str] = ()) -> None:
-    err.print(problem, style="bold red", markup=False, soft_wrap=True)
-    for detail in details:
-        err.print(f"  • {detail}", markup=False, soft_wrap=True)
-
-
-def _run(main: Coroutine[Any, Any, T], level: int, *, json_logs: bool = False) -> T | None:
-    """Run to the end; None after Ctrl-C or SIGTERM. Problems are listed and the exit code is 1."""
-    logs.configure(level, as_json=json_logs)
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_until_signalled(main))
-    except CannotStart as exc:
-        _complain("Cannot start:", exc.problems)
-        raise typer.Exit(1) from None
-    except GigError as exc:
-        _complain(f"Error: {exc.detail}")
-        raise typer.Exit(1) from None
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it exists (not on Windows)."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-async def _until_signalled(main: Coroutine[Any, Any, T]) -> T | None:
-    task = asyncio.ensure_future(main)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        return None
-
-
-def print_json(document: Any) -> None:
-    """One line, flushed: whoever reads it may be waiting."""
-    print(json.dumps(document), flush=True)
 
 
 if __name__ == "__main__":

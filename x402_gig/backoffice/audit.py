@@ -1,0 +1,137 @@
+"""`x402-gig audit`: does the chain say what the ledger says? Nothing is written, and a live server is not disturbed."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from x402_gig.backoffice.comparison import Comparison, Difference
+from x402_gig.backoffice.history import History, insist
+from x402_gig.backoffice.opening import Office
+from x402_gig.backoffice.totals import Totals
+from x402_gig.chain.node import Block, Node
+from x402_gig.errors import ChainUnavailable
+from x402_gig.gigs.pricing import to_tokens
+from x402_gig.store.audit import Books, read_books
+
+# A row may be written, and a block replaced, between the look at the one side and at the other.
+LOOKS = 4
+PAUSE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found up to `block`. `notes`: what else a person should know."""
+
+    network: str
+    intake: str
+    begin: int
+    block: Block
+    totals: Totals
+    differences: list[Difference]
+    notes: list[str]
+
+    @property
+    def adds_up(self) -> bool:
+        return not self.differences
+
+
+@dataclass
+class Audit:
+    """`expect` is told how many blocks there are to read, `progress` how many were."""
+
+    office: Office
+    node: Node
+    expect: Callable[[int], None] = lambda _: None
+    progress: Callable[[int], None] = lambda _: None
+    notes: list[str] = field(default_factory=list)
+    _history: History | None = field(default=None, init=False)
+
+    async def run(self) -> Report:
+        """Look until nothing differs, or the same differs twice. Raises Unavailable."""
+        seen: set[str] = set()
+        for look in range(LOOKS):
+            report, history = await self._look()
+            subjects = {difference.subject for difference in report.differences}
+            if subjects <= seen or look == LOOKS - 1:
+                break
+            seen = subjects
+            await asyncio.sleep(PAUSE_S)
+            await self._doubt(history, report)
+        return report
+
+    async def _look(self) -> tuple[Report, History]:
+        books, block = await insist(self._books)
+        history = self._history_of(books)
+        self.expect(block.number - history.begin)
+        await history.read_to(block.number)
+        money = await self._money(books, history)
+        rows = Comparison(books, history, self.office.wallets).differences()
+        report = Report(
+            network=self.office.settings.network,
+            intake=history.intake,
+            begin=history.begin,
+            block=block,
+            totals=Totals.of(books, history, await history.balance()),
+            differences=[*money, *rows],
+            notes=[*self.notes, *([f"The server is halted: {books.halt}"] if books.halt else [])],
+        )
+        return report, history
+
+    async def _books(self) -> tuple[Books, Block]:
+        """The ledger, and the block up to which it has read the chain. ChainUnavailable in a reorganisation."""
+        books = await self.office.ledger.read(read_books)
+        block = await self.node.block(books.cursor.number)
+        if block is None or block.hash != books.cursor.hash:
+            raise ChainUnavailable(
+                f"block {books.cursor.number}, up to which the ledger has read, is not on chain: the node is behind, "
+                "or the block was replaced and the server has to read on"
+            )
+        return books, block
+
+    def _history_of(self, books: Books) -> History:
+        if self._history is None or self._history.begin != books.begin:
+            self._history = History(self.node, self.office.wallets.intake.address, books.begin, self.progress)
+        return self._history
+
+    async def _doubt(self, history: History, report: Report) -> None:
+        """Before the next look, read again what may have changed and what differed."""
+        history.forget_after(report.block.number - self.office.settings.reorg_depth)
+        for number in sorted({d.block_number for d in report.differences if d.block_number is not None}):
+            if number <= history.last:
+                await history.read_block(number)
+
+    async def _money(self, books: Books, history: History) -> list[Difference]:
+        """Start + received - sent is what the intake holds, or there is more to it than the logs say."""
+        if not Totals.of(books, history, await history.balance()).gap:
+            return []
+        await self._read_singly(history)
+        gap = Totals.of(books, history, await history.balance()).gap
+        return await self._unexplained(books, history, gap) if gap else []
+
+    async def _read_singly(self, history: History) -> None:
+        doubtful = [number for number in await history.doubtful() if number not in history.singly]
+        if doubtful:
+            where = f"{len(doubtful)} from {doubtful[0]} to {doubtful[-1]}"
+            self.notes.append(f"The logs did not explain the balance: blocks were read one by one ({where})")
+            self.expect(history.last - history.begin + len(doubtful))
+        for number in doubtful:
+            await history.read_block(number)
+            self.progress(1)
+
+    async def _unexplained(self, books: Books, history: History, gap: int) -> list[Difference]:
+        held, begin, found = await history.balance_at(history.begin), history.begin, []
+        if held is not None and held != books.start_balance:
+            said = f"{_usdc(books.start_balance)} in the ledger and {_usdc(held)} on chain"
+            found.append(Difference("start", f"the intake held {said} in block {begin}, where the ledger begins"))
+            gap -= held - books.start_balance
+        if gap:
+            [since, *_] = await history.doubtful()
+            more = "more" if gap > 0 else "less"
+            found.append(
+                Difference("intake", f"holds {_usdc(abs(gap))} {more} than its logs explain, since block {since}")
+            )
+        return found
+
+
+def _usdc(units: int) -> str:
+    return f"{to_tokens(units)} USDC"

@@ -1,0 +1,65 @@
+"""What a command needs of the running server's: its ledger and its wallets, and none of its turns."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from x402_gig.chain.eip3009 import Token
+from x402_gig.chain.node import Node
+from x402_gig.chain.rpc import Rpc
+from x402_gig.chain.wallets import Wallets
+from x402_gig.errors import CannotStart
+from x402_gig.gigs.pricing import Price
+from x402_gig.settings import Settings
+from x402_gig.settlement import preflight
+from x402_gig.store import binding
+from x402_gig.store.engine import Ledger
+
+
+@dataclass(frozen=True)
+class Office:
+    settings: Settings
+    wallets: Wallets
+    ledger: Ledger
+
+    @property
+    def minimum_price(self) -> int:
+        """The least that anything costs, in base units; what is less is dust."""
+        return Price.of(self.settings.minimum_reward, self.settings.commission_bps).total_units
+
+
+@asynccontextmanager
+async def open_office(settings: Settings) -> AsyncIterator[Office]:
+    """The ledger of these settings, whether or not a server is at work on it. Raises CannotStart."""
+    ledger = Ledger(settings.database_url.get_secret_value(), is_guest=True)
+    try:
+        office = Office(settings, Wallets(settings.mnemonic, settings.wallet_account), ledger)
+        await _check_owner(office)
+        yield office
+    finally:
+        ledger.close()
+
+
+async def _check_owner(office: Office) -> None:
+    """Nonces are made of the seed: with another one, a refund would not be the one that this ledger knows."""
+    bound = await office.ledger.read(binding.bound_to)
+    if bound is None:
+        raise CannotStart(["The ledger is empty: no server has started with it yet"])
+    if bound.intake != office.wallets.intake.address:
+        raise CannotStart(
+            [f"The ledger belongs to the intake {bound.intake}: another seed or X402_GIG_WALLET_ACCOUNT made it"]
+        )
+
+
+@asynccontextmanager
+async def open_chain(office: Office) -> AsyncIterator[Node]:
+    """The chain that the ledger belongs to. Raises CannotStart or Unavailable."""
+    preset = office.settings.preset
+    token = Token(preset.usdc.lower(), preset.usdc_name, preset.usdc_version, preset.chain_id)
+    node = Node(Rpc(office.settings.rpc_url.get_secret_value()), token)
+    try:
+        await preflight.check_chain(node)
+        await preflight.check_ledger(node, office.ledger, office.wallets)
+        yield node
+    finally:
+        await node.rpc.close()

@@ -1,0 +1,129 @@
+"""All that the ledger says about money, in one consistent view, for the comparison with the chain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from sqlalchemy import Connection, Table, func, select
+
+from x402_gig.store.binding import Cursor
+from x402_gig.store.tables import commissions, deposits, gigs, journal, ledger, movements, payments, slot_movements
+
+Row = TypeVar("Row", "DepositRow", "PaymentRow", "GigRow", "MovementRow")
+
+
+@dataclass(frozen=True, slots=True)
+class DepositRow:
+    id: int
+    asset: str
+    payer: str
+    nonce: str | None
+    value: int
+    transaction: str
+    log_index: int
+    block_number: int
+    on_chain: int
+    payment_id: int | None
+    refund_id: int | None
+
+    @property
+    def source(self) -> tuple[str | int, ...]:
+        """What it is known by on chain."""
+        return (self.payer, self.nonce) if self.nonce is not None else (self.transaction, self.log_index)
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRow:
+    id: int
+    payer: str
+    nonce: str
+    value: int
+    state: str
+    transaction: str | None
+    commission: int
+
+
+@dataclass(frozen=True, slots=True)
+class GigRow:
+    id: int
+    payment_id: int | None
+    wallet: str
+    reward: int
+    commission: int
+
+
+@dataclass(frozen=True, slots=True)
+class MovementRow:
+    id: int
+    kind: str
+    subject: int
+    payee: str
+    value: int
+    nonce: str
+    state: str
+    transaction: str | None
+    block_number: int | None
+
+    def is_done_by(self, block_number: int) -> bool:
+        return self.state == "done" and (self.block_number or 0) <= block_number
+
+
+@dataclass(frozen=True)
+class Books:
+    """Rows by id. `cursor`: every deposit up to there is in it. `commissions`: (payment, movement) pairs.
+
+    `signed`: the movements that were in a transaction of ours. `unlike_journal`: the payments whose newest entry in
+    the journal is another state than theirs.
+    """
+
+    start_number: int
+    start_balance: int
+    cursor: Cursor
+    halt: str
+    deposits: Mapping[int, DepositRow]
+    payments: Mapping[int, PaymentRow]
+    gigs: Mapping[int, GigRow]
+    movements: Mapping[int, MovementRow]
+    commissions: Sequence[tuple[int, int]]
+    signed: frozenset[int]
+    unlike_journal: frozenset[int]
+
+    @property
+    def begin(self) -> int:
+        """The block after which all that moved is in the ledger: it may know of some before its own beginning."""
+        blocks = [d.block_number for d in self.deposits.values()]
+        blocks += [m.block_number for m in self.movements.values() if m.block_number is not None]
+        return min(self.start_number, min(blocks, default=self.start_number + 1) - 1)
+
+
+def read_books(connection: Connection) -> Books:
+    one = connection.execute(select(ledger)).mappings().one()
+    return Books(
+        start_number=one["start_number"],
+        start_balance=one["start_balance"],
+        cursor=Cursor(one["cursor_number"], one["cursor_hash"]),
+        halt=one["funding_halt"],
+        deposits=_rows(connection, deposits, DepositRow),
+        payments=_rows(connection, payments, PaymentRow),
+        gigs=_rows(connection, gigs, GigRow),
+        movements=_rows(connection, movements, MovementRow),
+        commissions=[(row[0], row[1]) for row in connection.execute(select(commissions))],
+        signed=frozenset(connection.execute(select(slot_movements.c.movement_id)).scalars()),
+        unlike_journal=_unlike_journal(connection),
+    )
+
+
+def _rows(connection: Connection, table: Table, row_type: type[Row]) -> dict[int, Row]:
+    columns = [table.c[field.name] for field in fields(row_type)]
+    return {row[0]: row_type(*row) for row in connection.execute(select(*columns).order_by(table.c.id))}
+
+
+def _unlike_journal(connection: Connection) -> frozenset[int]:
+    newest = select(func.max(journal.c.id)).group_by(journal.c.payment_id)
+    noted = select(journal).where(journal.c.id.in_(newest)).subquery()
+    query = (
+        select(payments.c.id)
+        .outerjoin(noted, noted.c.payment_id == payments.c.id)
+        .where(func.coalesce(noted.c.state, "") != payments.c.state)
+    )
+    return frozenset(connection.execute(query).scalars())

@@ -1,0 +1,64 @@
+"""How the commands run and how they speak: results to stdout, everything else to stderr."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from x402_gig import logs
+from x402_gig.errors import CannotStart, GigError
+
+T = TypeVar("T")
+err = Console(stderr=True, highlight=False)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def complain(problem: str, details: Iterable[str] = ()) -> None:
+    err.print(problem, style="bold red", markup=False, soft_wrap=True)
+    for detail in details:
+        err.print(f"  • {detail}", markup=False, soft_wrap=True)
+
+
+def run_to_end(
+    main: Coroutine[Any, Any, T], level: int, *, json_logs: bool = False, cannot_start: int = 1, failed: int = 1
+) -> T | None:
+    """Run to the end; None after Ctrl-C or SIGTERM. Problems are listed and end the command with these exit codes."""
+    logs.configure(level, as_json=json_logs)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_until_signalled(main))
+    except CannotStart as exc:
+        complain("Cannot start:", exc.problems)
+        raise typer.Exit(cannot_start) from None
+    except GigError as exc:
+        complain(f"Error: {exc.detail}")
+        raise typer.Exit(failed) from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it exists (not on Windows)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _until_signalled(main: Coroutine[Any, Any, T]) -> T | None:
+    task = asyncio.ensure_future(main)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
+
+
+def print_json(document: Any) -> None:
+    """One line, flushed: whoever reads it may be waiting."""
+    print(json.dumps(document), flush=True)
