@@ -29,7 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-cli_ledger.add_to(app)
 
 AnvilPort = Annotated[int, typer.Option(help="Port of Anvil; a free one when it is taken.")]
 BlockTime = Annotated[float | None, typer.Option(help="Seconds between blocks; without it each transaction gets one.")]
@@ -259,6 +258,8 @@ def _print_gig(gig: dict[str, Any]) -> None:
 def _step(name: str, text: str) -> None:
     err.print(f"[green]{name:<8}[/] {escape(text)}", soft_wrap=True)
 
+
+cli_ledger.add_to(app)
 
 if __name__ == "__main__":
     app()

@@ -24,8 +24,9 @@ def add_to(app: typer.Typer) -> None:
 def audit(as_json: Json = False) -> None:
     """Rebuild from the chain's logs what came and went, and compare it with the ledger, row by row.
 
-    Takes the settings of `serve`, writes nothing, and works beside a live server. Exit code 0: all adds up; 1: what
-    differs is listed; 2: wrong usage or settings; 3: the chain or the ledger could not be read.
+    Takes the settings of `serve`, writes nothing, and works beside a live server.
+
+    Exit code 0: all adds up; 1: it lists what differs; 2: wrong usage or settings; 3: chain or ledger cannot be read.
     """
     from x402_gig.backoffice import report as shown
 
