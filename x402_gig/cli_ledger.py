@@ -1,24 +1,36 @@
-"""The operator's commands on the ledger: beside a running server, with its settings."""
+"""The operator's commands on the ledger: with the settings of `serve`, beside a running server."""
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.progress import Progress
 
+from x402_gig.errors import Refused
 from x402_gig.terminal import Json, complain, err, print_json, run_to_end
 
 if TYPE_CHECKING:
     from x402_gig.backoffice.audit import Report
+    from x402_gig.backoffice.next_step import Circumstances
     from x402_gig.backoffice.opening import Office
+    from x402_gig.store.engine import Connection
+    from x402_gig.store.inquiries import Story
 
 T = TypeVar("T")
 INTERRUPTED = 130
+HASH_CHARS = 66
+
+payments = typer.Typer(no_args_is_help=True, help="Payments in the ledger: list them, look at one, send one again.")
+refunds = typer.Typer(no_args_is_help=True, help="Money in the intake that belongs to no order: list it, pay it back.")
 
 
 def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: x402-gig audit --json > audit.json")(audit)
+    app.add_typer(payments, name="payments")
+    app.add_typer(refunds, name="refunds")
 
 
 def audit(as_json: Json = False) -> None:
@@ -37,11 +49,10 @@ def audit(as_json: Json = False) -> None:
         print(shown.heading(report), shown.table(report.totals), shown.promise(report.totals), sep="\n", flush=True)
     for note in report.notes:
         err.print(note, style="yellow", markup=False, soft_wrap=True)
-    if report.adds_up:
-        err.print(shown.verdict(report), style="bold green")
-        return
-    complain(shown.verdict(report), map(str, report.differences))
-    raise typer.Exit(1)
+    if not report.adds_up:
+        complain(shown.verdict(report), map(str, report.differences))
+        raise typer.Exit(1)
+    err.print(shown.verdict(report), style="bold green")
 
 
 async def _audit(office: "Office") -> "Report":
@@ -55,17 +66,177 @@ async def _audit(office: "Office") -> "Report":
             return await Audit(office, node, expect, progress).run()
 
 
+class State(StrEnum):
+    """Of a payment."""
+
+    OPEN = "open"
+    SETTLED = "settled"
+    REJECTED = "rejected"
+
+
+@payments.command("list", epilog="Example: x402-gig payments list --flagged")
+def list_payments(
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    flagged: Annotated[
+        bool, typer.Option("--flagged", help="Only those that were sent in vain and wait for a person.")
+    ] = False,
+    payer: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Only those of this payer.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """The newest payments: id, state, value, payer, time (UTC), and the transaction or the reason."""
+    from x402_gig.backoffice.payments import listed
+    from x402_gig.store.inquiries import newest
+
+    address = _address(payer)
+    rows = _read(lambda connection, _: newest(connection, limit, state=state, payer=address, flagged=flagged))
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print(listed(rows))
+    else:
+        err.print("There is none.")
+
+
+@payments.command("show", epilog="Example: x402-gig payments show 12")
+def show_payment(
+    what: Annotated[str, typer.Argument(metavar="ID|NONCE|TRANSACTION", help="Its number, or any hash of its life.")],
+    as_json: Json = False,
+) -> None:
+    """All that is known of one payment, in the order in which it happened, and what comes next."""
+    from x402_gig.backoffice import payments as shown
+
+    word = _word(what)
+
+    def read(connection: "Connection", office: "Office") -> "tuple[Story, Circumstances]":
+        return _story(connection, word), _circumstances(connection, office)
+
+    found, here = _read(read)
+    if as_json:
+        print_json(shown.as_json(found, here))
+    else:
+        print(shown.told(found, here))
+
+
+@payments.command("retry", epilog="Example: x402-gig payments retry 12")
+def retry_payment(
+    payment_id: Annotated[int, typer.Argument(metavar="ID", help="Its number.")],
+) -> None:
+    """Have an open payment sent once more, although it was sent in vain as often as we send one by ourselves."""
+    from x402_gig.backoffice.payments import final_outcome
+    from x402_gig.store.payments import send_again
+
+    def write(connection: "Connection", office: "Office") -> "tuple[Story, Circumstances]":
+        found = _story(connection, str(payment_id))
+        if not send_again(connection, payment_id):
+            raise Refused(final_outcome(found))
+        return found, _circumstances(connection, office)
+
+    found, here = _write(write)
+    err.print(f"Payment {payment_id} is to be sent again: the running server does it within seconds.")
+    if here.now_s >= found.payment["valid_before"]:
+        err.print(
+            "By this machine's clock it has expired: then it is rejected, and nothing is charged.", style="yellow"
+        )
+    err.print(f"See what became of it: x402-gig payments show {payment_id}")
+
+
+def _word(what: str) -> str:
+    """A payment's number, or a hash in lower case."""
+    word = what.lower()
+    if not (word.isascii() and word.isdigit()) and not (word.startswith("0x") and len(word) == HASH_CHARS):
+        raise typer.BadParameter(
+            "a payment is named by its number, or by a nonce or transaction (0x and 64 hex digits)"
+        )
+    return word
+
+
+def _story(connection: "Connection", word: str) -> "Story":
+    """Of the one payment that is meant. Raises Refused."""
+    from x402_gig.store import inquiries
+
+    ids = inquiries.with_number(connection, int(word)) if word.isdigit() else inquiries.with_hash(connection, word)
+    if not ids:
+        raise Refused(f"There is no payment {word}; x402-gig refunds list shows money that came without one")
+    if len(ids) > 1:
+        raise Refused(f"That is {len(ids)} payments: choose one of {', '.join(map(str, ids))}")
+    return inquiries.story(connection, ids[0])
+
+
+def _circumstances(connection: "Connection", office: "Office") -> "Circumstances":
+    from x402_gig.backoffice.next_step import Circumstances
+    from x402_gig.store.binding import funding_halt
+
+    return Circumstances(int(time.time()), funding_halt(connection), office.settings.facilitator != "local")
+
+
+@refunds.command("list", epilog="Example: x402-gig refunds list")
+def list_refunds(as_json: Json = False) -> None:
+    """Deposits that belong to nobody and why they are still here, and the newest that were paid back."""
+    from x402_gig.backoffice import refunds as shown
+
+    found = _read(lambda connection, office: shown.overview(connection, office, int(time.time())))
+    if as_json:
+        print_json(shown.as_json(found))
+    else:
+        print(shown.told(found))
+
+
+@refunds.command("pay", epilog="Example: x402-gig refunds pay 7 --to 0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
+def pay_refund(
+    deposit_id: Annotated[int, typer.Argument(metavar="DEPOSIT_ID", help="As x402-gig refunds list names it.")],
+    to: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Who gets it; only for plain transfers.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Pay a deposit back that belongs to nobody: once, and only when no reorganisation can take it away any more."""
+    from x402_gig.backoffice.refunds import pay, payable
+    from x402_gig.backoffice.words import usdc
+
+    address = _address(to)
+    deposit, payee = _read(lambda connection, office: payable(connection, office, deposit_id, address))
+    err.print(f"Deposit {deposit.id}: {usdc(deposit.value)} of {deposit.payer}, {deposit.transaction}", soft_wrap=True)
+    if not yes:
+        typer.confirm(f"Pay {usdc(deposit.value)} to {payee}?", abort=True, err=True)
+    _write(lambda connection, office: pay(connection, office, deposit_id, address))
+    err.print(f"Written down: the running server pays {usdc(deposit.value)} to {payee} within seconds.", soft_wrap=True)
+    err.print("See x402-gig refunds list")
+
+
+def _address(given: str | None) -> str | None:
+    from eth_utils.address import is_address
+
+    if given is not None and not (given.startswith("0x") and is_address(given)):
+        raise typer.BadParameter(
+            f"{given} is no address: 0x and 40 hex digits (with a right checksum where letters mix)"
+        )
+    return given.lower() if given is not None else None
+
+
+def _read(work: "Callable[[Connection, Office], T]") -> T:
+    return _with_office(lambda office: office.ledger.read(lambda connection: work(connection, office)))
+
+
+def _write(work: "Callable[[Connection, Office], T]") -> T:
+    return _with_office(lambda office: office.ledger.write(lambda connection: work(connection, office)))
+
+
 def _with_office(work: "Callable[[Office], Awaitable[T]]") -> T:
-    """Run `work` on the ledger of the settings."""
+    """Run `work` on the ledger of the settings. What it refuses ends the command with exit code 1."""
     from x402_gig import settings
     from x402_gig.backoffice.opening import open_office
 
-    async def main() -> T:
+    async def main() -> T | Refused:
         async with open_office(settings.load()) as office:
-            return await work(office)
+            try:
+                return await work(office)
+            except Refused as exc:
+                return exc
 
     done = run_to_end(main(), logging.WARNING, cannot_start=2, failed=3)
     if done is None:
         complain("Interrupted.")
         raise typer.Exit(INTERRUPTED)
+    if isinstance(done, Refused):
+        complain(done.detail)
+        raise typer.Exit(1)
     return done

@@ -8,9 +8,9 @@ from x402_gig.backoffice.comparison import Comparison, Difference
 from x402_gig.backoffice.history import History, insist
 from x402_gig.backoffice.opening import Office
 from x402_gig.backoffice.totals import Totals
+from x402_gig.backoffice.words import usdc
 from x402_gig.chain.node import Block, Node
 from x402_gig.errors import ChainUnavailable
-from x402_gig.gigs.pricing import to_tokens
 from x402_gig.store.audit import Books, read_books
 
 # A row may be written, and a block replaced, between the look at the one side and at the other.
@@ -121,17 +121,13 @@ class Audit:
     async def _unexplained(self, books: Books, history: History, gap: int) -> list[Difference]:
         held, begin, found = await history.balance_at(history.begin), history.begin, []
         if held is not None and held != books.start_balance:
-            said = f"{_usdc(books.start_balance)} in the ledger and {_usdc(held)} on chain"
+            said = f"{usdc(books.start_balance)} in the ledger and {usdc(held)} on chain"
             found.append(Difference("start", f"the intake held {said} in block {begin}, where the ledger begins"))
             gap -= held - books.start_balance
         if gap:
             [since, *_] = await history.doubtful()
             more = "more" if gap > 0 else "less"
             found.append(
-                Difference("intake", f"holds {_usdc(abs(gap))} {more} than its logs explain, since block {since}")
+                Difference("intake", f"holds {usdc(abs(gap))} {more} than its logs explain, since block {since}")
             )
         return found
-
-
-def _usdc(units: int) -> str:
-    return f"{to_tokens(units)} USDC"

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from x402_gig.backoffice.history import History
+from x402_gig.backoffice.words import usdc
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
-from x402_gig.gigs.pricing import to_tokens
 from x402_gig.store.audit import Books, DepositRow, GigRow, MovementRow, PaymentRow
 from x402_gig.store.funding import COMMISSION, REFUND, REWARD
 
@@ -56,13 +56,13 @@ class Comparison:
         for transfer in self.history.received:
             row = rows.pop(_source(transfer), None)
             if row is None:
-                who = f"deposit of {_usdc(transfer.value)} by {transfer.payer} in {transfer.transaction}"
+                who = f"deposit of {usdc(transfer.value)} by {transfer.payer} in {transfer.transaction}"
                 yield Difference(who, "is on chain and not in the ledger", transfer.block_number)
             else:
                 yield from _unlike(f"deposit {row.id}", transfer, row)
         for row in rows.values():
             if row.block_number <= self.history.last:
-                who = f"deposit {row.id} of {_usdc(row.value)} by {row.payer}"
+                who = f"deposit {row.id} of {usdc(row.value)} by {row.payer}"
                 yield Difference(who, "is in the ledger and not on chain", row.block_number)
 
     def _sent_on_chain(self) -> Iterator[Difference]:
@@ -71,7 +71,7 @@ class Comparison:
         for transfer in self.history.sent:
             row = rows.get(transfer.nonce or "")
             if row is None or row.id not in self.books.signed:
-                what = f"{_usdc(transfer.value)} to {transfer.payee} in {transfer.transaction}"
+                what = f"{usdc(transfer.value)} to {transfer.payee} in {transfer.transaction}"
                 yield Difference(what, "left the intake and this ledger did not sign that", transfer.block_number)
                 continue
             yield from _unlike(_name(row), transfer, row)
@@ -116,7 +116,7 @@ class Comparison:
                 yield Difference(subject, "is settled without a deposit")
             bought = payment.commission + sum(gig.reward for gig in gigs[payment.id])
             if bought != payment.value:
-                problem = f"is {_usdc(payment.value)}, and its gig and commission are {_usdc(bought)}"
+                problem = f"is {usdc(payment.value)}, and its gig and commission are {usdc(bought)}"
                 yield Difference(subject, problem)
 
     def _gigs(self) -> Iterator[Difference]:
@@ -138,7 +138,7 @@ class Comparison:
         if reward is None:
             yield Difference(subject, "has no reward")
         elif (reward.payee, reward.value) != (gig.wallet, gig.reward):
-            problem = f"is {_usdc(gig.reward)} in {gig.wallet}, its reward {_usdc(reward.value)} to {reward.payee}"
+            problem = f"is {usdc(gig.reward)} in {gig.wallet}, its reward {usdc(reward.value)} to {reward.payee}"
             yield Difference(subject, problem)
         elif payment is not None and not _agree(payment, reward):
             yield Difference(subject, f"has a reward that is {reward.state}, and its payment is {payment.state}")
@@ -169,7 +169,7 @@ class Comparison:
         for row in rows.values():
             total = sum(payment.commission for payment in carried[row.id])
             if row.value != total:
-                yield Difference(_name(row), f"is {_usdc(row.value)}, and that of its payments {_usdc(total)}")
+                yield Difference(_name(row), f"is {usdc(row.value)}, and that of its payments {usdc(total)}")
             for payment in carried[row.id]:
                 if row.state == "done" and payment.state != "settled":
                     yield Difference(_name(row), f"was paid, and payment {payment.id} in it is {payment.state}")
@@ -199,7 +199,7 @@ def _source(transfer: TokenTransfer) -> tuple[str | int, ...]:
 def _unlike(subject: str, transfer: TokenTransfer, row: DepositRow | MovementRow) -> Iterator[Difference]:
     """A row that is due or off the chain has no place yet."""
     if transfer.value != row.value:
-        problem = f"is {_usdc(transfer.value)} on chain and {_usdc(row.value)} in the ledger"
+        problem = f"is {usdc(transfer.value)} on chain and {usdc(row.value)} in the ledger"
         yield Difference(subject, problem, transfer.block_number)
     if row.transaction is not None and transfer.transaction != row.transaction:
         problem = f"is in transaction {transfer.transaction} on chain and in {row.transaction} in the ledger"
@@ -217,7 +217,3 @@ def _agree(payment: PaymentRow, reward: MovementRow) -> bool:
 def _name(row: MovementRow) -> str:
     of = {REWARD: "reward of gig", REFUND: "refund of deposit"}.get(row.kind, row.kind)
     return f"{of} {row.subject}"
-
-
-def _usdc(units: int) -> str:
-    return f"{to_tokens(units)} USDC"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from x402_gig.chain.eip3009 import TokenTransfer
-from x402_gig.chain.node import Node
+from x402_gig.chain.node import Block, Node
 from x402_gig.errors import ChainRefused, ChainUnavailable, Unavailable
 
 T = TypeVar("T")
@@ -78,10 +78,13 @@ class History:
         self.singly.add(number)
 
     async def _moved_in(self, number: int) -> list[TokenTransfer]:
+        return await self.node.transfers(await self._block(number), self.intake)
+
+    async def _block(self, number: int) -> Block:
         block = await self.node.block(number)
         if block is None:
             raise ChainUnavailable(f"the chain node has no block {number}")
-        return await self.node.transfers(block, self.intake)
+        return block
 
     def forget_after(self, number: int) -> None:
         """What was read beyond this block may have been reorganised since."""
@@ -92,7 +95,10 @@ class History:
 
     async def balance(self) -> int:
         """What the intake holds in the last block that was read. Raises Unavailable."""
-        return await insist(lambda: self.node.balance_of(self.intake, hex(self.last)))
+        return await insist(lambda: self._balance_in(self.last))
+
+    async def _balance_in(self, number: int) -> int:
+        return await self.node.balance_of(self.intake, await self._block(number))
 
     async def doubtful(self) -> list[int]:
         """The blocks in which the balance moved otherwise than the logs say; all, where the node kept no balances."""
@@ -111,7 +117,7 @@ class History:
         """None where the node kept no balances: only archives have those of old blocks. Raises Unavailable."""
         if number not in self._balances:
             try:
-                self._balances[number] = await self.node.balance_of(self.intake, hex(number))
+                self._balances[number] = await self._balance_in(number)
             except ChainRefused:
                 self._balances[number] = None
         return self._balances[number]

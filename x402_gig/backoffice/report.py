@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from x402_gig.backoffice.audit import Report
 from x402_gig.backoffice.totals import Totals
+from x402_gig.backoffice.words import clock, number
 from x402_gig.gigs.pricing import to_tokens
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Amounts in base units."""
+    """Amounts in base units, the time of the block in Unix seconds."""
     return {
         "ok": report.adds_up,
         "network": report.network,
@@ -19,7 +19,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "from_block": report.begin,
         "block": report.block.number,
         "block_hash": report.block.hash,
-        "time": _moment(report.block.timestamp).isoformat().replace("+00:00", "Z"),
+        "time": report.block.timestamp,
         **asdict(report.totals),
         "owed": report.totals.owed,
         "differences": [
@@ -30,8 +30,8 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def heading(report: Report) -> str:
-    when = f"{_moment(report.block.timestamp):%Y-%m-%d %H:%M:%S} UTC"
-    return f"Intake {report.intake} on {report.network}, blocks {report.begin} to {report.block.number} ({when})"
+    blocks = f"blocks {report.begin} to {report.block.number} ({clock(report.block.timestamp)} UTC)"
+    return f"Intake {report.intake} on {report.network}, {blocks}"
 
 
 def table(totals: Totals) -> str:
@@ -45,10 +45,10 @@ def _lines(totals: Totals) -> Iterator[tuple[str, int, str]]:
     if totals.start:
         yield "before the ledger", totals.start, "in the intake when the ledger began"
     commission_wallets = ", ".join(f"to {wallet}" for wallet in totals.commission_wallets)
-    yield "received", totals.received, _number(counts.get("received", 0), "deposit")
-    yield "  rewards", totals.rewards, _number(counts.get("reward", 0), "gig wallet")
+    yield "received", totals.received, number(counts.get("received", 0), "deposit")
+    yield "  rewards", totals.rewards, number(counts.get("reward", 0), "gig wallet")
     yield "  commissions", totals.commissions, commission_wallets
-    yield "  refunds", totals.refunds, _number(counts.get("refund", 0), "deposit")
+    yield "  refunds", totals.refunds, number(counts.get("refund", 0), "deposit")
     if totals.unsigned:
         yield "  not ours", totals.unsigned, "left the intake and this ledger did not sign it"
     yield "  in the intake", totals.intake_balance, ""
@@ -66,7 +66,7 @@ def _lines(totals: Totals) -> Iterator[tuple[str, int, str]]:
 
 
 def verdict(report: Report) -> str:
-    return "All adds up." if report.adds_up else f"{_number(len(report.differences), 'difference')}:"
+    return "All adds up." if report.adds_up else f"{number(len(report.differences), 'difference')}:"
 
 
 def promise(totals: Totals) -> str:
@@ -76,11 +76,3 @@ def promise(totals: Totals) -> str:
     names = ["rewards", "commissions", "refunds", "intake balance", "not ours"]
     right = " + ".join(f"{name} {to_tokens(units)}" for name, units in zip(names, went, strict=False))
     return f"received {to_tokens(came)} {'≠' if totals.gap else '='} {right}"
-
-
-def _moment(timestamp: int) -> datetime:
-    return datetime.fromtimestamp(timestamp, UTC)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, Table, exists, select, union
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, select, union
 
 from x402_gig.store.funding import COMMISSION, REWARD
-from x402_gig.store.payments import MAX_BROADCASTS
+from x402_gig.store.payments import is_flagged
 from x402_gig.store.tables import (
     aliases,
     attempts,
@@ -48,16 +48,8 @@ class Story:
     commissions: Sequence[Row]
 
 
-def _is_in_slot() -> ColumnElement[bool]:
-    return exists().where(
-        slot_payments.c.payment_id == payments.c.id, slot_payments.c.slot_id == slots.c.id, slots.c.state == "open"
-    )
-
-
-def _is_flagged() -> ColumnElement[bool]:
-    """Open, and nobody sends it again by himself."""
-    is_left = (payments.c.state == "open") & (payments.c.resend == 0) & (payments.c.broadcasts >= MAX_BROADCASTS)
-    return is_left & ~_is_in_slot()
+def _is_flagged() -> Any:
+    return (payments.c.state == "open") & is_flagged()
 
 
 def newest(
@@ -156,3 +148,29 @@ def _sends(connection: Connection, carried: Table, condition: ColumnElement[bool
 
 def _attempts(connection: Connection, slot_id: int) -> list[Row]:
     return _rows(connection, _of(attempts.c.slot_id, slot_id))
+
+
+def refunds(connection: Connection, limit: int) -> list[Row]:
+    """Deposits that are paid back, newest first, each with its refund's payee, state and transaction."""
+    query = (
+        select(
+            deposits.c.id,
+            deposits.c.payer,
+            deposits.c.value,
+            movements.c.payee,
+            movements.c.state,
+            movements.c.transaction.label("refund_transaction"),
+            movements.c.created_at,
+        )
+        .join(movements, movements.c.id == deposits.c.refund_id)
+        .order_by(movements.c.id.desc())
+    )
+    return _rows(connection, query.limit(limit))
+
+
+def owner(connection: Connection, deposit_id: int) -> Row | None:
+    """The deposit, whoever owns it; `refund` is its refund."""
+    deposit = _first(connection, select(deposits).where(deposits.c.id == deposit_id))
+    if deposit is None:
+        return None
+    return {**deposit, "refund": _first(connection, select(movements).where(movements.c.id == deposit["refund_id"]))}
