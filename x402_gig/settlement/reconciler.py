@@ -61,6 +61,7 @@ class Reconciler:
     metrics: Metrics
     _after: int = field(default=0, init=False)
     _resent: dict[int, float] = field(default_factory=dict, init=False)
+    _newest_refund: int = field(default=0, init=False)
 
     async def run(self, interval_s: float) -> None:
         while True:
@@ -91,7 +92,14 @@ class Reconciler:
                 log.warning("%s %d is void: its deposit did not come back", move.kind, move.subject)
 
     async def refund(self) -> None:
-        """Pay back deposits that are final and that nobody claimed in two hours."""
+        """Pay back deposits that are final and that nobody claimed in two hours, and what a command wrote down."""
+        await self._write_ripe()
+        newest = await self.ledger.read(refunds.newest_due)
+        if newest > self._newest_refund:
+            self._newest_refund = newest
+            self.funding_due()
+
+    async def _write_ripe(self) -> None:
         limits = {
             "up_to_block": self.watcher.cursor.number - self.reorg_depth,
             "before_s": int(self.clock()) - REFUND_AFTER_S,
@@ -102,7 +110,6 @@ class Reconciler:
         for deposit in await self.ledger.write(lambda c: self._write_refunds(c, limits)):
             self.metrics.acted("refunded")
             log.warning("deposit %d of %s: nobody claimed it, paying it back", deposit.id, deposit.payer)
-        self.funding_due()
 
     def _write_refunds(self, connection: Connection, limits: dict[str, int]) -> list[Deposit]:
         found = refunds.ripe(connection, BATCH, **limits)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from sqlalchemy import ColumnElement, Connection, exists, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, select, update
 
 from x402_gig.store import funding
 from x402_gig.store.deposits import is_free
-from x402_gig.store.tables import deposits, payments
+from x402_gig.store.tables import deposits, movements, payments
 
 NonceOf = Callable[..., str]
 
@@ -68,3 +68,9 @@ def write_refund(connection: Connection, deposit: Deposit, payee: str, nonce_of:
     if connection.execute(owned.values(refund_id=refund_id)).rowcount != 1:
         raise AssertionError(f"deposit {deposit.id} has two owners")
     return True
+
+
+def newest_due(connection: Connection) -> int:
+    """The number of the refund that was written last and is not paid yet; 0 when there is none."""
+    query = select(func.max(movements.c.id)).where(movements.c.state == "due", movements.c.kind == funding.REFUND)
+    return connection.execute(query).scalar_one() or 0
