@@ -1,6 +1,8 @@
 """A real chain, a real server, and buyers that sign by themselves: no code of the server's is used to pay it."""
 
+import asyncio
 import base64
+import fcntl
 import json
 import os
 import secrets
@@ -10,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,11 @@ import httpx
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
+from x402_gig.devnet import anvil
+
 Account.enable_unaudited_hdwallet_features()
 
+ROOT = Path(__file__).resolve().parents[1]
 USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 CREATE = "/api/gigs/create/x402"
 START_TIMEOUT_S = 60
@@ -78,6 +84,11 @@ class Chain:
         self.give_usdc(account.address, units)
         return account
 
+    def mine(self) -> None:
+        """Make blocks again."""
+        self.rpc("evm_setAutomine", True)
+        self.rpc("evm_mine")
+
     def send(self, sender: str, to: str | None, data: str) -> Json:
         """A transaction from an impersonated account; its receipt."""
         self.rpc("anvil_setBalance", sender, hex(10**20))
@@ -85,6 +96,20 @@ class Chain:
         transaction = {"from": sender, "data": data, "gas": hex(3_000_000)} | ({"to": to} if to else {})
         sent = self.rpc("eth_sendTransaction", transaction)
         return dict(until(lambda: self.rpc("eth_getTransactionReceipt", sent)))
+
+
+@cache
+def _contracts() -> Path:
+    """The folder of the compiled test wallets. All who build share it, so one builds at a time."""
+    with (ROOT / "foundry.toml").open() as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        subprocess.run([ROOT / "node_modules/.bin/forge", "build", "--quiet"], cwd=ROOT, check=True)
+    return ROOT / "out/Wallets.sol"
+
+
+def bytecode(name: str) -> str:
+    """Of one of the wallets of contracts/test: what deploys it, but for constructor arguments."""
+    return str(json.loads((_contracts() / f"{name}.json").read_text())["bytecode"]["object"])
 
 
 def until(check: Callable[[], Any], timeout_s: float = 30, pause_s: float = 0.02) -> Any:
@@ -240,9 +265,14 @@ def dev_server(*flags: str) -> Iterator[Dev]:
 
 @contextmanager
 def devnet(*flags: str) -> Iterator[Chain]:
-    """`x402-gig devnet` on a free port."""
-    with running("devnet", "--json", "--anvil-port", "0", *flags) as (_, ready):
-        yield Chain(ready["rpc_url"])
+    """The chain of `x402-gig devnet` on a free port, without a process that imports it first; `flags` are Anvil's."""
+    stack = AsyncExitStack()
+    with asyncio.Runner() as runner:
+        chain = runner.run(stack.enter_async_context(anvil.devnet(anvil.DevnetOptions(port=0, extra=flags))))
+        try:
+            yield Chain(chain.rpc_url)
+        finally:
+            runner.run(stack.aclose())
 
 
 def serve_settings(chain: Chain, folder: Path, **changes: Any) -> dict[str, str]:

@@ -1,20 +1,16 @@
 import asyncio
-import json
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from tests.harness import USDC, Chain, devnet
+from tests.harness import USDC, Chain, bytecode, devnet
 from x402_gig.chain import batcher
 from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
 
-ROOT = Path(__file__).resolve().parents[2]
 TOKEN = Token(USDC.lower(), "USD Coin", "2", 8453)
 DEPLOYER = "0x" + "de" * 20
 T = TypeVar("T")
@@ -25,7 +21,6 @@ class Asked:
     """A chain, and the server's view of it for one question at a time."""
 
     chain: Chain
-    contracts: Path
 
     def __call__(self, question: Callable[[Node], Awaitable[T]]) -> T:
         return asyncio.run(self._ask(question))
@@ -39,9 +34,8 @@ class Asked:
 
     def deploy(self, name: str, *words: str) -> str:
         """One of the wallets of contracts/test, with addresses as constructor arguments; its address."""
-        code = json.loads((self.contracts / f"{name}.json").read_text())["bytecode"]["object"]
         arguments = "".join(word[2:].lower().rjust(64, "0") for word in words)
-        return str(self.chain.send(DEPLOYER, None, code + arguments)["contractAddress"])
+        return str(self.chain.send(DEPLOYER, None, bytecode(name) + arguments)["contractAddress"])
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +47,5 @@ def chain() -> Iterator[Chain]:
 
 
 @pytest.fixture(scope="session")
-def contracts() -> Path:
-    """The compiled test wallets."""
-    subprocess.run([ROOT / "node_modules/.bin/forge", "build", "--quiet"], cwd=ROOT, check=True)
-    return ROOT / "out/Wallets.sol"
-
-
-@pytest.fixture(scope="session")
-def ask(chain: Chain, contracts: Path) -> Asked:
-    return Asked(chain, contracts)
+def ask(chain: Chain) -> Asked:
+    return Asked(chain)

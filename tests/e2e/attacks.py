@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,9 +15,8 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
-from tests.harness import CREATE, USDC, Chain, Dev, Json, encode, gig_terms, payload_v2, sign, until
+from tests.harness import CREATE, USDC, Chain, Dev, Json, bytecode, encode, gig_terms, payload_v2, sign, until
 
-OUT = Path(__file__).resolve().parents[2] / "out"
 PRICE = 11_000_000
 STRANGER = "0x" + "5a" * 20
 GWEI = 10**9
@@ -189,9 +187,8 @@ def move_away(shop: Dev, payer: str, fee: int = FIRST) -> str:
 
 def deploy(chain: Chain, name: str, *arguments: str) -> str:
     """One of the wallets of contracts/test, with addresses as constructor arguments; its address."""
-    code = json.loads((OUT / f"Wallets.sol/{name}.json").read_text())["bytecode"]["object"]
     words = abi_encode(["address"] * len(arguments), arguments).hex()
-    return str(chain.send(STRANGER, None, code + words)["contractAddress"])
+    return str(chain.send(STRANGER, None, bytecode(name) + words)["contractAddress"])
 
 
 def wallet(shop: Dev, name: str, owner: LocalAccount | None = None, units: int = PRICE) -> Purchase:

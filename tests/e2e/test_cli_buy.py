@@ -16,7 +16,7 @@ import httpx
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from tests.harness import CREATE, Dev, Json, decode, dev_server, gig_terms, until
+from tests.harness import CREATE, Dev, Json, decode, gig_terms, until
 
 Done = subprocess.CompletedProcess[str]
 PURSE = 100_000_000
@@ -50,14 +50,6 @@ def terms(tmp_path: Path) -> Path:
     path = tmp_path / "gig.json"
     path.write_text(json.dumps(gig_terms(), indent=2))
     return path
-
-
-@pytest.fixture
-def stalled() -> Iterator[Dev]:
-    """A chain that makes no blocks until it is told to."""
-    with dev_server() as running:
-        running.rpc("evm_setAutomine", False)
-        yield running
 
 
 def test_buy_prints_a_gig_that_is_paid_and_funded(dev: Dev) -> None:
@@ -249,8 +241,7 @@ def test_whatever_happens_on_the_way_one_signature_is_sent_and_charged_once(dev:
 
 def ask_again(stalled: Dev, buyer: LocalAccount, printed: str) -> Json:
     """Make blocks again and run the curl command that was printed; its JSON."""
-    stalled.rpc("evm_setAutomine", True)
-    stalled.rpc("evm_mine")
+    stalled.mine()
     [again] = [line for line in printed.splitlines() if line.startswith("curl ")]
     head, body = shell(again)
     assert head.startswith("HTTP/1.1 200"), head

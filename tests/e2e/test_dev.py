@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import USDC, dev_server, devnet, gig_terms, payment_header, running, until
+from tests.harness import USDC, Chain, dev_server, devnet, gig_terms, payment_header, running, until
 
 
 def is_listening(url: str) -> bool:
@@ -86,7 +86,8 @@ def test_with_timed_blocks_a_purchase_waits_for_its_block() -> None:
 
 
 def test_base_caps_a_transactions_gas() -> None:
-    with devnet() as chain:
+    with running("devnet", "--json", "--anvil-port", "0") as (_, ready):
+        chain = Chain(ready["rpc_url"])
         big = {"from": "0x" + "11" * 20, "to": USDC, "gas": hex(2**24 + 1)}
         body = {"jsonrpc": "2.0", "id": 1, "method": "eth_sendTransaction", "params": [big]}
         chain.rpc("anvil_setBalance", big["from"], hex(10**20))

@@ -1,6 +1,5 @@
 """Hostile and unlucky buyers: who pays has the gig, who does not has none, and the neighbours notice nothing."""
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +13,6 @@ from eth_utils.crypto import keccak
 from tests.e2e.attacks import (
     FIRST,
     LAST,
-    OUT,
     PRICE,
     STRANGER,
     Answer,
@@ -52,7 +50,6 @@ MODELS = ("LyingWallet", "GasBurner", "BombWallet")
 
 @pytest.fixture(scope="module")
 def chain() -> Iterator[Chain]:
-    subprocess.run([OUT.parent / "node_modules/.bin/forge", "build", "--quiet"], cwd=OUT.parent, check=True)
     with devnet() as chain:
         yield chain
 

@@ -1,12 +1,9 @@
 """Buyers that hang up, chains that stall or go away: nobody pays twice, nobody is told a wrong end."""
 
-import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,9 +11,11 @@ from eth_abi.abi import encode as abi_encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
+from tests.e2e.attacks import Post
 from tests.harness import (
     Dev,
     Json,
+    bytecode,
     dev_server,
     devnet,
     encode,
@@ -28,28 +27,15 @@ from tests.harness import (
     until,
 )
 
-OUT = Path(__file__).resolve().parents[2] / "out"
-
-
-@pytest.fixture
-def stalled() -> Iterator[Dev]:
-    """A chain of its own that makes no blocks until it is told to."""
-    with dev_server() as running:
-        running.rpc("evm_setAutomine", False)
-        yield running
-
-
-def mine(dev: Dev) -> None:
-    dev.rpc("evm_setAutomine", True)
-    dev.rpc("evm_mine")
-
 
 def hang_up(dev: Dev, terms: Json, header: Json) -> None:
     """Post a payment and leave before the answer, once it is on its way to the chain."""
     before = pending(dev)
-    with pytest.raises(httpx.ReadTimeout):
-        dev.http.post(dev.url + "/api/gigs/create/x402", json=terms, headers=header, timeout=1)
+    post = Post(dev, terms, header)
     until(lambda: pending(dev) > before)
+    post.hang_up()
+    # Answered after the server has seen the buyer leave.
+    dev.quote(terms)
 
 
 def pending(dev: Dev) -> int:
@@ -60,7 +46,7 @@ def test_a_settlement_goes_on_when_the_buyer_hangs_up(stalled: Dev) -> None:
     terms, buyer = gig_terms(), stalled.buyer(100_000_000)
     header = payment_header(buyer, stalled.quote(terms))
     hang_up(stalled, terms, header)
-    mine(stalled)
+    stalled.mine()
 
     answer = stalled.post(terms, header)
 
@@ -73,7 +59,7 @@ def test_a_new_signature_after_hanging_up_gets_the_first_payments_gig_once(stall
     terms, buyer = gig_terms(), stalled.buyer(100_000_000)
     requirements = stalled.quote(terms)
     hang_up(stalled, terms, payment_header(buyer, requirements))
-    mine(stalled)
+    stalled.mine()
     second = payment_header(buyer, requirements)
 
     inherited = stalled.post(terms, second)
@@ -95,7 +81,7 @@ def test_an_abandoned_payment_is_inherited_while_it_still_settles_even_by_a_buye
     second = payment_header(buyer, requirements)
     with pytest.raises(httpx.ReadTimeout):
         stalled.http.post(stalled.url + "/api/gigs/create/x402", json=terms, headers=second, timeout=1)
-    mine(stalled)
+    stalled.mine()
 
     answer = stalled.post(terms, second)
 
@@ -108,7 +94,7 @@ def test_a_buyer_who_got_the_answer_and_pays_anew_buys_anew(stalled: Dev) -> Non
     requirements = stalled.quote(terms)
     header = payment_header(buyer, requirements)
     hang_up(stalled, terms, header)
-    mine(stalled)
+    stalled.mine()
 
     first = stalled.post(terms, header)
     second = stalled.post(terms, payment_header(buyer, requirements))
@@ -144,8 +130,7 @@ def test_without_a_chain_nothing_is_charged_and_the_answer_says_try_again() -> N
 
 def contract_wallet(dev: Dev, name: str, *arguments: str) -> str:
     """Deploy a wallet of contracts/test/Wallets.sol; its address, which holds 50 USDC."""
-    artifact = json.loads((OUT / f"Wallets.sol/{name}.json").read_text())
-    data = artifact["bytecode"]["object"] + abi_encode(["address"] * len(arguments), arguments).hex()
+    data = bytecode(name) + abi_encode(["address"] * len(arguments), arguments).hex()
     address = str(dev.send(dev.buyers[9]["address"], None, data)["contractAddress"])
     dev.give_usdc(address, 50_000_000)
     return address
@@ -184,10 +169,8 @@ def test_a_contract_wallet_that_misbehaves_is_refused(dev: Dev, name: str) -> No
 def test_an_account_with_delegated_code_pays_by_what_its_code_says(dev: Dev) -> None:
     """EIP-7702: the key signs, but the token asks the code that the account has taken on."""
     buyer, terms = dev.buyer(50_000_000), gig_terms()
-    honest = json.loads((OUT / "Wallets.sol/Wallet1271.json").read_text())
-    implementation = dev.send(
-        dev.buyers[9]["address"], None, honest["bytecode"]["object"] + abi_encode(["address"], [buyer.address]).hex()
-    )["contractAddress"]
+    honest = bytecode("Wallet1271") + abi_encode(["address"], [buyer.address]).hex()
+    implementation = dev.send(dev.buyers[9]["address"], None, honest)["contractAddress"]
     code = dev.rpc("eth_getCode", implementation, "latest")
     dev.rpc("anvil_setCode", buyer.address, code)
 
@@ -207,22 +190,25 @@ def while_pending(
     return threads, answers
 
 
-def test_a_payer_who_moves_the_money_away_harms_nobody_and_is_rejected_in_the_end(stalled: Dev) -> None:
-    crook, terms = stalled.buyer(11_000_000), gig_terms()
-    header = payment_header(crook, stalled.quote(terms))
-    threads, [crooks_answer] = while_pending(stalled, [(terms, header)])
-    stalled.give_usdc(crook.address, 0)
-    mine(stalled)
-    with threads:
-        answer = crooks_answer.result()
-    assert (answer.status_code, answer.json()["reason"]) == (503, "outcome_unknown")
-    assert stalled.buy(stalled.buyer()).status_code == 200
+def test_a_payer_who_moves_the_money_away_harms_nobody_and_is_rejected_in_the_end() -> None:
+    # Its own server, because time passes on its chain.
+    with dev_server() as dev:
+        dev.rpc("evm_setAutomine", False)
+        crook, terms = dev.buyer(11_000_000), gig_terms()
+        header = payment_header(crook, dev.quote(terms))
+        threads, [crooks_answer] = while_pending(dev, [(terms, header)])
+        dev.give_usdc(crook.address, 0)
+        dev.mine()
+        with threads:
+            answer = crooks_answer.result()
+        assert (answer.status_code, answer.json()["reason"]) == (503, "outcome_unknown")
+        assert dev.buy(dev.buyer()).status_code == 200
 
-    stalled.rpc("evm_increaseTime", 120)
-    stalled.rpc("evm_mine")
+        dev.rpc("evm_increaseTime", 120)
+        dev.rpc("evm_mine")
 
-    rejected = until(lambda: (last := stalled.post(terms, header)).status_code == 402 and last)
-    assert rejected.json()["error"] == "invalid_exact_evm_payload_authorization_valid_before"
+        rejected = until(lambda: (last := dev.post(terms, header)).status_code == 402 and last)
+        assert rejected.json()["error"] == "invalid_exact_evm_payload_authorization_valid_before"
 
 
 def test_a_payment_that_failed_on_chain_is_tried_again_when_its_buyer_repeats_it(stalled: Dev) -> None:
@@ -230,7 +216,7 @@ def test_a_payment_that_failed_on_chain_is_tried_again_when_its_buyer_repeats_it
     header = payment_header(buyer, stalled.quote(terms))
     threads, [first] = while_pending(stalled, [(terms, header)])
     stalled.give_usdc(buyer.address, 0)
-    mine(stalled)
+    stalled.mine()
     with threads:
         assert first.result().status_code == 503
     stalled.give_usdc(buyer.address, 11_000_000)
@@ -249,7 +235,7 @@ def test_neighbours_in_a_batch_settle_in_that_very_transaction(stalled: Dev) -> 
     purchases = [(terms, payment_header(buyer, stalled.quote(terms))) for terms, buyer in orders]
     threads, answers = while_pending(stalled, purchases)
     stalled.give_usdc(crook.address, 0)
-    mine(stalled)
+    stalled.mine()
     with threads:
         results = [answer.result() for answer in answers]
     assert [answer.status_code for answer in results[:9]] == [200] * 9
@@ -264,7 +250,7 @@ def test_an_outcome_that_is_not_known_in_time_is_told_later() -> None:
         server.rpc("evm_setAutomine", False)
 
         held = server.post(terms, header)
-        mine(server)
+        server.mine()
         later = server.post(terms, header)
 
         assert (held.status_code, held.json()["reason"]) == (503, "outcome_unknown")
@@ -307,7 +293,7 @@ def test_whoever_hangs_up_and_signs_again_at_once_is_charged_once(stalled: Dev, 
                 stalled.http.post(stalled.url + "/api/gigs/create/x402", json=terms, headers=header, timeout=0.3)
             answers.append(threads.submit(stalled.post, terms, payment_header(buyer, requirements)))
         until(lambda: pending(stalled) >= 1)
-        mine(stalled)
+        stalled.mine()
         results = [answer.result() for answer in answers]
 
     assert [result.status_code for result in results] == [200] * 3

@@ -1,14 +1,10 @@
 """What an operator can do wrong: nobody pays for it, and readyz says what it is."""
 
 import asyncio
-import json
 import resource
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -99,26 +95,11 @@ def test_two_operators_with_one_seed_both_stop(chain: Chain, tmp_path: Path) -> 
         assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable")
 
 
-@contextmanager
-def chain_at(timestamp: int) -> Iterator[Chain]:
-    """A chain whose time is `timestamp` when it starts."""
-    code = (
-        "import asyncio; from x402_gig.devnet.run import DevnetOptions, chain_only; "
-        f"asyncio.run(chain_only(DevnetOptions(port=0, extra=['--timestamp', '{timestamp}']), as_json=True))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield Chain(json.loads(process.stdout.readline())["rpc_url"])
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
 @pytest.mark.parametrize("wrong_by_s", [-3600, 3600])
 def test_a_clock_that_is_wrong_by_an_hour_refuses_nobody(wrong_by_s: int, tmp_path: Path) -> None:
     """The chain's time and the buyer's are right, so it is the server's that is wrong."""
-    with chain_at(int(time.time()) - wrong_by_s) as chain, served(chain, **settings(tmp_path)) as server:
+    chains_time = int(time.time()) - wrong_by_s
+    with devnet("--timestamp", str(chains_time)) as chain, served(chain, **settings(tmp_path)) as server:
         shop = dev(chain, server)
         chain.rpc("evm_mine")
         until(lambda: "clock" in ready(shop)["warnings"])
