@@ -49,24 +49,31 @@ class Audit:
     async def run(self) -> Report:
         """Look until nothing differs, or the same differs twice. Raises Unavailable."""
         seen: set[str] = set()
+        doubted: set[int] = set()
         for look in range(LOOKS):
-            report, history = await self._look()
+            report = await self._look(doubted)
             subjects = {difference.subject for difference in report.differences}
             if subjects <= seen or look == LOOKS - 1:
                 break
             seen = subjects
+            doubted = {d.block_number for d in report.differences if d.block_number is not None}
             await asyncio.sleep(PAUSE_S)
-            await self._doubt(history, report)
         return report
 
-    async def _look(self) -> tuple[Report, History]:
+    async def _look(self, doubted: set[int]) -> Report:
+        """Compare all; the blocks in which something differed are read again, by themselves."""
         books, block = await insist(self._books)
         history = self._history_of(books)
+        # What is not final may have been replaced since the last look.
+        history.forget_after(block.number - self.office.settings.reorg_depth)
         self.expect(block.number - history.begin)
         await history.read_to(block.number)
+        for number in sorted(doubted):
+            if history.begin < number <= history.last:
+                await history.read_block(number)
         money = await self._money(books, history)
         rows = Comparison(books, history, self.office.wallets).differences()
-        report = Report(
+        return Report(
             network=self.office.settings.network,
             intake=history.intake,
             begin=history.begin,
@@ -75,7 +82,6 @@ class Audit:
             differences=[*money, *rows],
             notes=[*self.notes, *([f"The server is halted: {books.halt}"] if books.halt else [])],
         )
-        return report, history
 
     async def _books(self) -> tuple[Books, Block]:
         """The ledger, and the block up to which it has read the chain. ChainUnavailable in a reorganisation."""
@@ -92,13 +98,6 @@ class Audit:
         if self._history is None or self._history.begin != books.begin:
             self._history = History(self.node, self.office.wallets.intake.address, books.begin, self.progress)
         return self._history
-
-    async def _doubt(self, history: History, report: Report) -> None:
-        """Before the next look, read again what may have changed and what differed."""
-        history.forget_after(report.block.number - self.office.settings.reorg_depth)
-        for number in sorted({d.block_number for d in report.differences if d.block_number is not None}):
-            if number <= history.last:
-                await history.read_block(number)
 
     async def _money(self, books: Books, history: History) -> list[Difference]:
         """Start + received - sent is what the intake holds, or there is more to it than the logs say."""

@@ -70,7 +70,7 @@ class MovementRow:
 
 @dataclass(frozen=True)
 class Books:
-    """Rows by id. `cursor`: every deposit up to there is in it. `commissions`: (payment, movement) pairs.
+    """Rows by id. `cursor`: every deposit up to there is in it. `commissions`: the living (payment, movement) pairs.
 
     `signed`: the movements that were in a transaction of ours. `unlike_journal`: the payments whose newest entry in
     the journal is another state than theirs.
@@ -107,7 +107,9 @@ def read_books(connection: Connection) -> Books:
         payments=_rows(connection, payments, PaymentRow),
         gigs=_rows(connection, gigs, GigRow),
         movements=_rows(connection, movements, MovementRow),
-        commissions=[(row[0], row[1]) for row in connection.execute(select(commissions))],
+        commissions=[
+            (row[0], row[1]) for row in connection.execute(select(commissions).where(commissions.c.is_void == 0))
+        ],
         signed=frozenset(connection.execute(select(slot_movements.c.movement_id)).scalars()),
         unlike_journal=_unlike_journal(connection),
     )
