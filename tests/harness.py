@@ -112,11 +112,16 @@ def bytecode(name: str) -> str:
     return str(json.loads((_contracts() / f"{name}.json").read_text())["bytecode"]["object"])
 
 
+class NotTrue(AssertionError):
+    """Waited for in vain."""
+
+
 def until(check: Callable[[], Any], timeout_s: float = 30, pause_s: float = 0.02) -> Any:
     """Ask until the answer is true; fails after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not (answer := check()):
-        assert time.monotonic() < deadline, f"not true after {timeout_s} s: {check}"
+        if time.monotonic() > deadline:
+            raise NotTrue(f"not true after {timeout_s} s: {check}")
         time.sleep(pause_s)
     return answer
 
