@@ -119,7 +119,6 @@ def victim(chain: Chain, proxy: RpcProxy, folder: Path, **settings: Any) -> Iter
         yield shop
     finally:
         shop.stop()
-        sys.stderr.write(shop.log[-20_000:])
 
 
 @dataclass

@@ -268,9 +268,8 @@ def execution(payload: Json) -> str:
 
 
 @contextmanager
-def soak(options: Options, progress: Callable[[str], None] = lambda _: None) -> Iterator[Soak]:
-    """A chain, a server and everything that happens to them; `run` it."""
-    folder = Path(tempfile.mkdtemp(prefix="x402-gig-soak-"))
+def soak(options: Options, folder: Path, progress: Callable[[str], None] = lambda _: None) -> Iterator[Soak]:
+    """A chain, a server with its ledger and log in `folder`, and everything that happens to them; `run` it."""
     with (
         devnet("--block-time", BLOCK_TIME_S) as chain,
         rpc_proxy(chain) as proxy,
@@ -291,13 +290,14 @@ def main() -> None:
     parser.add_argument("--no-reorgs", dest="reorgs", action="store_false", help="the chain never changes its mind")
     options = Options(**vars(parser.parse_args()))
     print(f"seed {options.seed}", flush=True)
-    with soak(options, lambda line: print(line, file=sys.stderr, flush=True)) as all_of_it:
+    folder = Path(tempfile.mkdtemp(prefix="x402-gig-soak-"))
+    with soak(options, folder, lambda line: print(line, file=sys.stderr, flush=True)) as all_of_it:
         report = all_of_it.run()
     print(report)
     if report.is_good:
-        shutil.rmtree(all_of_it.shop.folder)
+        shutil.rmtree(folder)
     else:
-        print(f"the ledger and the log are in {all_of_it.shop.folder}")
+        print(f"the ledger and the log are in {folder}")
     sys.exit(0 if report.is_good else 1)
 
 

@@ -1,5 +1,6 @@
 """SIGKILL at each point of the way, alone and in a batch: what was begun is finished, once."""
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     # One relayer, so that a crowd can be kept waiting for it.
     with devnet() as chain, rpc_proxy(chain) as proxy, victim(chain, proxy, folder, relayers=1) as shop:
         yield shop, proxy
+        sys.stderr.write(shop.log[-50_000:])
 
 
 def carriers(proxy: RpcProxy, buyer: Buyer) -> list[str]:
