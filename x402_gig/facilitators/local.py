@@ -101,6 +101,8 @@ class LocalFacilitator:
         wanted = await self._ledger.read(lambda c: payments.find_open(c, payment_id))
         if wanted is None:  # final, or a relayer is at it
             return await self._settling.wait(payment_id)
+        if await self._ledger.read(lambda c: payments.is_exhausted(c, payment_id)):
+            return Unknown(STILL_SETTLING)
         item = self._item(wanted.key, wanted.payment, wanted.order)
         item.payment_id = payment_id
         return await self._wait(item)

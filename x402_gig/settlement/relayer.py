@@ -165,6 +165,7 @@ class Relayer:
         # With more confirmations the watcher records the transfers when they are deep enough.
         transfers = receipt.transfers if self.confirmations == 1 else []
         await self._insist(lambda: self.settling.record(transfers, also=lambda c: slots.close(c, slot, state, end)))
+        await self._insist(lambda: self.watcher.confirm(receipt.block_number, receipt.block_hash))
         return None if attempt.is_empty else receipt
 
     async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
@@ -173,7 +174,7 @@ class Relayer:
             try:
                 await work()
             except Unavailable as exc:
-                log.warning("ledger: %s; trying again", exc.detail)
+                log.warning("%s; trying again", exc.detail)
                 await asyncio.sleep(1)
             else:
                 return

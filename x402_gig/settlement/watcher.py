@@ -174,14 +174,25 @@ class Watcher:
 
     async def _read(self, block: Block) -> None:
         transfers = await self._node.transfers(block, self._intake)
-        # Receipts tell of blocks that are not read yet, and those may be replaced as well.
-        if await self._ledger.read(lambda c: deposits.is_replaced(c, block.number, block.hash)):
-            await self._roll_back(block.number)
         if transfers:
             await self._settling.record(transfers)
         self._cursor = block
+        # Receipts tell of blocks that are not read yet, and those may be replaced as well. Looked for after the cursor
+        # has moved: whoever writes a receipt down later than this finds it there, see `confirm`.
+        if await self._ledger.read(lambda c: deposits.is_replaced(c, block.number, block.hash)):
+            await self._roll_back(block.number)
         if block.number % PERSIST_EVERY == 0:
             await self._persist(block)
+
+    async def confirm(self, number: int, block_hash: str) -> None:
+        """A receipt of this block is in the ledger: undo it if the block was replaced, and its height read, meanwhile.
+
+        Raises ChainUnavailable.
+        """
+        if self._cursor is not None and self._cursor.number >= number:
+            block = await self._node.block(number)
+            if block is not None and block.hash != block_hash:
+                await self._settling.forget([block])
 
     async def _persist(self, block: Block) -> None:
         await self._ledger.write(lambda c: binding.move_cursor(c, Cursor(block.number, block.hash)))

@@ -65,7 +65,7 @@ class Ledger:
         try:
             # Shielded: a transaction that has begun is not torn by a client that hangs up.
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, run))
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, OverflowError) as exc:  # OverflowError: an amount of more than 63 bits
             raise Unavailable(f"The ledger cannot be used right now ({type(exc).__name__})") from exc
 
     @property

@@ -183,6 +183,12 @@ def is_flagged() -> Any:
     return (payments.c.broadcasts >= MAX_BROADCASTS) & (payments.c.resend == 0) & ~_in_flight()
 
 
+def is_exhausted(connection: Connection, payment_id: int) -> bool:
+    """Will it not be sent again, also when its buyer repeats it?"""
+    query = select(payments.c.id).where(payments.c.id == payment_id, payments.c.state == "open", is_flagged())
+    return connection.execute(query).first() is not None
+
+
 def _key_columns() -> list[Any]:
     return [payments.c[name] for name in PaymentKey._fields]
 
