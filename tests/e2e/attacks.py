@@ -237,32 +237,37 @@ class Batch:
         self.shop = shop
         blocker = buyer(shop)
         self._blocker = blocker.post()
-        until(lambda: self._is_alone(blocker))
+        self._relayer = until(lambda: self._carrier(blocker))
         self._purchases = list(purchases)
         self.posts = [purchase.post() for purchase in purchases]
         for _ in range(3):
             # A question over a new connection is heard after all that came before it.
             http_get(shop, "/api/gigs/999999")
 
-    def _is_alone(self, blocker: Purchase) -> bool:
-        """In the pool, after what was on its way before."""
-        waiting = [transaction["input"] for transaction in pool(self.shop).values()]
-        if any(not blocker.is_in(data) for data in waiting):
+    def _carrier(self, blocker: Purchase) -> str:
+        """Who has sent it, once it is alone in the pool; what was on its way before is mined."""
+        waiting = pool(self.shop).values()
+        if any(not blocker.is_in(transaction["input"]) for transaction in waiting):
             self.shop.rpc("evm_mine")
-        return len(waiting) == 1 and blocker.is_in(waiting[0])
+        senders = [transaction["from"] for transaction in waiting if blocker.is_in(transaction["input"])]
+        return str(senders[0]) if len(waiting) == len(senders) == 1 else ""
 
     def send(self, *left_out: Purchase) -> str:
         """Let the first payment settle, so that the batch is simulated and in the pool; its transaction's hash.
 
         It carries every purchase that is not `left_out`.
         """
-        before = set(pool(self.shop))
+        [blocker] = self._sent()
         self.shop.rpc("evm_mine")
-        [sent] = until(lambda: [t for h, t in pool(self.shop).items() if h not in before])
+        [sent] = until(lambda: [sent for sent in self._sent() if sent["hash"] != blocker["hash"]])
         assert self._blocker.answer().status == 200
         carried = [purchase for purchase in self._purchases if purchase.is_in(sent["input"])]
         assert carried == [purchase for purchase in self._purchases if purchase not in left_out]
         return str(sent["hash"])
+
+    def _sent(self) -> list[Json]:
+        """Of the pool, what is the shop's; strangers may act at the same time."""
+        return [transaction for transaction in pool(self.shop).values() if transaction["from"] == self._relayer]
 
     def mine(self) -> list[Answer]:
         """Mine the batch, and go on with a block for each transaction; the answers."""
