@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
@@ -225,14 +225,13 @@ def test_a_slot_is_wanted_while_it_carries_something_open(db: Connection) -> Non
 # All of it
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.sampled_from(["reserve", "see", "replace"]), st.integers(1, 4)), max_size=25))
 def test_in_any_order_a_payment_has_one_gig_and_a_deposit_one_owner(
-    steps: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
+    steps: list[tuple[str, int]], ledger: Ledger
 ) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('any')}/ledger.db")
     on_chain: set[int] = set()
-    with ledger.engine.begin() as db:
+    with ledger.engine.connect() as db:
         for step, number in steps:
             if step == "reserve" and payments.find(db, key(number)) is None:
                 reserved(db, number)
@@ -251,4 +250,4 @@ def test_in_any_order_a_payment_has_one_gig_and_a_deposit_one_owner(
             assert len(set(with_gig)) == len(with_gig)
             assert set(settled) <= set(with_gig)
             assert deposits.expected_balance(db, 1000) == PRICE * len(on_chain)
-    ledger.close()
+        db.rollback()
