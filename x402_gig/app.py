@@ -146,7 +146,7 @@ class Server:
         if not is_bound:
             await preflight.bind_ledger(self.node, self.ledger, self.wallets)
         await preflight.check_relayers(self.ledger, wallets)
-        await self.ledger.write(payments.mark_open_abandoned)
+        await self.ledger.write(payments.mark_unanswered)
         # Before anything is signed: has money left the intake without this ledger knowing?
         await self.watcher.catch_up()
         await preflight.check_not_halted(self.ledger)

@@ -176,7 +176,11 @@ class Checkout:
         if known.fingerprint != order.fingerprint:
             raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
         outcome = known.outcome or await self._hold(self._facilitator.resume(known.payment_id))
-        if known.abandoned and not isinstance(outcome, Unknown):
+        if isinstance(outcome, Unknown):
+            return outcome
+        # Asked anew: a request that was given up may have set the mark meanwhile.
+        now = await self._book.find_payment(key)
+        if now is not None and now.abandoned:
             await self._book.forget_abandoned(known.payment_id)
         return outcome
 

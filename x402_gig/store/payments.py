@@ -15,8 +15,12 @@ from x402_gig.payments.payment import Authorization, Payment, PaymentKey
 from x402_gig.store import journal, states
 from x402_gig.store.engine import Ledger, insert_ignore
 from x402_gig.store.tables import aliases, deposits, payments, slot_payments, slots
+from x402_gig.store.tables import journal as journal_rows
 
 MAX_BROADCASTS = 3
+# How long an answer may take from the commit to the buyer, and how many may be on their way at once.
+ANSWER_S = 2
+LAST_ENTRIES = 2000
 
 
 @dataclass(frozen=True)
@@ -310,10 +314,19 @@ def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool =
         journal.note(connection, [payment_id], state, reason)
 
 
-def mark_open_abandoned(connection: Connection) -> None:
-    """At start: whoever waited for an open payment waits no more."""
-    query = select(payments.c.id).where(payments.c.state == "open", payments.c.abandoned == 0)
-    mark_abandoned(connection, connection.execute(query).scalars().all())
+def mark_unanswered(connection: Connection) -> None:
+    """At start: whoever waited for an open payment waits no more, and the last answers may not have gone out."""
+    still_open = select(payments.c.id).where(payments.c.state == "open")
+    mark_abandoned(connection, connection.execute(still_open).scalars().all())
+    last = connection.execute(select(journal_rows.c.id, journal_rows.c.at).order_by(journal_rows.c.id.desc())).first()
+    if last is None:
+        return
+    settled_last = select(journal_rows.c.payment_id).where(
+        journal_rows.c.id > last.id - LAST_ENTRIES,
+        journal_rows.c.at >= last.at - ANSWER_S,
+        journal_rows.c.state == "settled",
+    )
+    mark_abandoned(connection, connection.execute(settled_last).scalars().all())
 
 
 def is_paid(connection: Connection, key: PaymentKey) -> bool:

@@ -270,13 +270,17 @@ def test_a_mark_can_be_forgotten(db: Connection) -> None:
     assert heir(db) is None
 
 
-def test_a_restart_marks_what_is_open(db: Connection) -> None:
+@pytest.mark.parametrize(("seconds_ago", "marks"), [(1, [1, 0, 1]), (10, [0, 0, 1])])
+def test_a_restart_marks_what_is_open_and_what_may_not_have_been_answered(
+    db: Connection, seconds_ago: int, marks: list[int]
+) -> None:
     reserved(db, 1, 2, 3)
     settled(db, 1)
+    db.execute(tables.journal.update().values(at=tables.journal.c.at - seconds_ago))
     payments.reject(db, 2, REJECTED)
-    payments.mark_open_abandoned(db)
-    marks = db.execute(select(tables.payments.c.abandoned).order_by(tables.payments.c.id)).scalars().all()
-    assert marks == [0, 0, 1]
+    payments.mark_unanswered(db)
+    found = db.execute(select(tables.payments.c.abandoned).order_by(tables.payments.c.id)).scalars().all()
+    assert found == marks
 
 
 def test_the_oldest_mark_goes_first(db: Connection) -> None:
