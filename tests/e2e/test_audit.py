@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import Forward, HangUp, Reply, refuses, rpc_proxy
+from tests.faults import Forward, HangUp, Reply, Rule, refuses, rpc_proxy
 from tests.harness import Chain, Json, calldata, devnet, gig_terms, payload_v2, until
 from tests.operator import COMMISSION, PRICE, REWARD, Desk, Shop, operated, transfer, words
 from x402_gig.backoffice.comparison import Comparison
@@ -78,6 +78,21 @@ def test_plain_transfers_are_accounted(shop: Shop) -> None:
     after = shop.desk.audit()
     for name in ("received", "intake_balance", "unclaimed", "owed"):
         assert after[name] - before[name] == 5_000_000
+
+
+def test_it_adds_up_after_a_reorganisation(shop: Shop) -> None:
+    [gig] = shop.bought()
+    shop.read_up()
+    before = shop.desk.audit()
+    shop.rpc("anvil_reorg", 2, [])
+    shop.funded(gig["id"])
+    until(
+        lambda: shop.usdc(gig["gig_wallet_address"]) == REWARD and shop.usdc(shop.commission) == before["commissions"]
+    )
+    shop.read_up(blocks=1)
+    after = shop.desk.audit()
+    names = ("received", "rewards", "commissions", "refunds", "intake_balance")
+    assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
 # Money that is nobody's
@@ -167,15 +182,33 @@ def test_a_node_that_gives_few_blocks_at_a_time_is_asked_for_fewer(shop: Shop) -
         assert shop.desk.audit(rpc_url=proxy.chain.rpc_url)["notes"] == []
 
 
-def test_logs_that_a_node_leaves_out_are_read_block_by_block(shop: Shop) -> None:
-    shop.bought()
-    shop.read_up()
+def nothing_in_ranges(request: Json, forward: Forward) -> Reply:
+    """A node that is behind: it has no logs of blocks that it does not have."""
+    is_range = "fromBlock" in request["params"][0]
+    return {"jsonrpc": "2.0", "id": request["id"], "result": []} if is_range else forward()
+
+
+def no_old_state(head: str) -> Rule:
+    """A node that is no archive: it can call contracts in its newest block only."""
 
     def rule(request: Json, forward: Forward) -> Reply:
-        is_range = "fromBlock" in request["params"][0]
-        return {"jsonrpc": "2.0", "id": request["id"], "result": []} if is_range else forward()
+        where = request["params"][1]
+        is_old = isinstance(where, dict) and where["blockHash"] != head
+        return refuses(-32000, "missing trie node")(request, forward) if is_old else forward()
 
-    with rpc_proxy(shop) as proxy, proxy.broken(rule, "eth_getLogs"):
+    return rule
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_logs_that_a_node_leaves_out_are_read_block_by_block(shop: Shop, is_archive: bool) -> None:
+    shop.bought()
+    shop.receive(1_000_000)
+    shop.read_up()
+    head = shop.rpc("eth_getBlockByNumber", "latest", False)["hash"]
+
+    with rpc_proxy(shop) as proxy, proxy.broken(nothing_in_ranges, "eth_getLogs"):
+        if not is_archive:
+            proxy.rules["eth_call"] = no_old_state(head)
         found = shop.desk.audit(rpc_url=proxy.chain.rpc_url)
     assert found["differences"] == []
     assert found["received"] == shop.desk.audit()["received"]

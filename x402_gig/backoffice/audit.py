@@ -80,7 +80,7 @@ class Audit:
             block=block,
             totals=Totals.of(books, history, await history.balance()),
             differences=[*money, *rows],
-            notes=[*self.notes, *([f"The server is halted: {books.halt}"] if books.halt else [])],
+            notes=[*dict.fromkeys(self.notes), *([f"The server is halted: {books.halt}"] if books.halt else [])],
         )
 
     async def _books(self) -> tuple[Books, Block]:
@@ -124,9 +124,7 @@ class Audit:
             found.append(Difference("start", f"the intake held {said} in block {begin}, where the ledger begins"))
             gap -= held - books.start_balance
         if gap:
-            [since, *_] = await history.doubtful()
-            more = "more" if gap > 0 else "less"
-            found.append(
-                Difference("intake", f"holds {usdc(abs(gap))} {more} than its logs explain, since block {since}")
-            )
+            since = min(await history.doubtful(), default=history.last)
+            how = f"{usdc(abs(gap))} {'more' if gap > 0 else 'less'} than its logs explain"
+            found.append(Difference("intake", f"holds {how}, since block {since}"))
         return found
