@@ -114,11 +114,11 @@ class History:
         return [*await self._doubtful(before, middle), *await self._doubtful(middle, last)]
 
     async def balance_at(self, number: int) -> int | None:
-        """None where the node kept no balances: only archives have those of old blocks. Raises Unavailable."""
+        """None where the node has none: only archives keep those of old blocks, and there may be no token yet."""
         if number not in self._balances:
             try:
                 self._balances[number] = await self._balance_in(number)
-            except ChainRefused:
+            except Unavailable:
                 self._balances[number] = None
         return self._balances[number]
 

@@ -13,7 +13,7 @@ from x402_gig.store.inquiries import Row, Story
 
 MAX_TERMS_CHARS = 200
 # At the same second, in the order in which one leads to the other.
-WRITTEN, SENT, ENDED, RECEIVED, FINAL, BOUGHT, DUE = range(7)
+WRITTEN, SENT, RECEIVED, NOTED, BOUGHT, DUE, MOVED, DONE = range(8)
 
 Event = tuple[int, int, str]
 
@@ -89,7 +89,7 @@ def _outcome(story: Story) -> Iterator[tuple[str, str]]:
 
 def _events(story: Story) -> Iterator[Event]:
     for entry in story.journal:
-        rank = WRITTEN if entry["state"] == "open" else FINAL
+        rank = NOTED if entry["reason"] or entry["state"] != "open" else WRITTEN
         yield entry["at"], rank, _joined(entry["state"], entry["transaction"] and f"in {entry['transaction']}", entry)
     for slot in story.sends:
         yield from _sends(slot, SENT, "", _failure(slot, story.deposit))
@@ -98,7 +98,7 @@ def _events(story: Story) -> Iterator[Event]:
         text = f"deposit {deposit['id']}: {usdc(deposit['value'])} in {where}, {deposit['transaction']}"
         yield deposit["created_at"], RECEIVED, text
     for alias in story.aliases:
-        yield alias["created_at"], FINAL, f"authorization {alias['nonce']} inherits it"
+        yield alias["created_at"], NOTED, f"authorization {alias['nonce']} inherits it"
     if (gig := story.gig) is not None:
         yield gig["created_at"], BOUGHT, f"gig {gig['id']}"
     yield from _movements([*([story.reward] if story.reward else []), *story.commissions])
@@ -122,7 +122,7 @@ def _sends(slot: Row, rank: int, what: str, remark: str = "") -> Iterator[Event]
         who = f"relayer {slot['relayer']}, nonce {slot['nonce']}"
         yield attempt["created_at"], rank, f"{what}{verb} in {attempt['hash']} ({who}, {price})"
     if slot["closed_at"] is not None:
-        yield slot["closed_at"], rank + 1, f"{what}{_end(slot)}{remark}"
+        yield slot["closed_at"], rank, f"{what}{_end(slot)}{remark}"
 
 
 def _end(slot: Row) -> str:
@@ -139,8 +139,8 @@ def _movements(rows: Sequence[Row]) -> Iterator[Event]:
         for slot in row["sends"]:
             carried.setdefault(slot["id"], (slot, []))[1].append(what)
         if row["done_at"] is not None:
-            yield row["done_at"], DUE + 3, f"{what} done in block {row['block_number']}, {row['transaction']}"
+            yield row["done_at"], DONE, f"{what} done in block {row['block_number']}, {row['transaction']}"
         elif row["state"] == "void":
-            yield row["created_at"], DUE + 3, f"{what} void: its deposit did not come back"
+            yield row["created_at"], DONE, f"{what} void: its deposit did not come back"
     for slot, names in carried.values():
-        yield from _sends(slot, DUE + 1, f"{' and '.join(names)} ")
+        yield from _sends(slot, MOVED, f"{' and '.join(names)} ")
