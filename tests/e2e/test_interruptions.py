@@ -301,7 +301,7 @@ def test_whoever_hangs_up_and_signs_again_at_once_is_charged_once(stalled: Dev, 
 
 
 def test_with_more_confirmations_gigs_and_funding_wait_for_them_and_nothing_is_wrong() -> None:
-    with devnet("--block-time", "1") as chain, served(chain, confirmations=3) as server:
+    with devnet("--block-time", "0.3") as chain, served(chain, confirmations=3) as server:
         for _ in range(2):
             bought = server.buy(server.buyer())
             assert bought.status_code == 200, bought.text

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,27 +222,25 @@ def test_a_seed_with_funded_gigs_needs_its_ledger_or_another_account(chain: Chai
 # What it does when it runs
 
 
-def test_quotes_name_the_public_url_and_the_seeds_intake(chain: Chain) -> None:
-    seed = new_seed()
-    with served(chain, seed=seed, public_url="https://gigs.example/shop/") as shop:
+def test_quotes_gig_and_commission_follow_the_settings(chain: Chain) -> None:
+    seed, operator = new_seed(), Account.create().address
+    settings = {
+        "seed": seed,
+        "wallet_account": 3,
+        "public_url": "https://gigs.example/shop/",
+        "commission_address": operator,
+        "commission_bps": 250,
+    }
+    with served(chain, **settings) as shop:
         answer = shop.post(b"")
+        _, _, gig = bought(shop, chain.buyer())
+        shop.funded(gig["gig_id"])
     quote = decode(answer.headers["PAYMENT-REQUIRED"])
     assert quote["resource"]["url"] == f"https://gigs.example/shop{CREATE}"
     assert answer.json()["accepts"][0]["resource"] == quote["resource"]["url"]
-    assert quote["accepts"][0]["payTo"] == derived(seed, "m/44'/60'/2'/0/0").address.lower()
-
-
-def test_a_wallet_account_is_part_of_every_path(chain: Chain) -> None:
-    seed = new_seed()
-    with served(chain, seed=seed, wallet_account=3) as shop:
-        assert shop.quote(gig_terms())["payTo"] == derived(seed, "m/44'/60'/2'/0/3").address.lower()
-
-
-def test_commission_follows_its_setting_and_goes_to_the_operator(chain: Chain) -> None:
-    operator = Account.create().address
-    with served(chain, commission_address=operator, commission_bps=250) as shop:
-        _, _, gig = bought(shop, chain.buyer())
-        shop.funded(gig["gig_id"])
+    # The account is part of every path.
+    assert quote["accepts"][0]["payTo"] == derived(seed, "m/44'/60'/2'/0/3").address.lower()
+    assert gig["gig_wallet_address"] == derived(seed, "m/44'/60'/0'/3/1").address.lower()
     assert (gig["platform_fee"], gig["total_amount"]) == ("0.25", "10.25")
     assert chain.usdc(operator) == 250_000
 
@@ -279,18 +276,23 @@ def test_a_restart_goes_on_with_the_next_gig(chain: Chain, shop: Json) -> None:
 
 
 def test_a_payment_is_still_its_gig_when_it_has_expired_and_minimum_and_commission_have_changed(
-    chain: Chain, shop: Json
+    shop: Json,
 ) -> None:
-    buyer, terms, expiry = chain.buyer(), gig_terms(), int(time.time()) + 12
-    with served(chain, **shop) as first:
-        header = payment_header(buyer, first.quote(terms), validBefore=str(expiry))
-        gig = first.post(terms, header).json()
-    with served(chain, **shop, minimum_reward=20, commission_bps=2000) as second:
-        until(lambda: time.time() > expiry)
-        again = second.post(terms, header)
-        assert (again.status_code, again.json()) == (200, gig)
-        assert second.post(gig_terms()).status_code == 400
-        assert second.post(gig_terms(amount=20)).status_code == 402
+    # Its own chain, because time passes on it.
+    with devnet() as chain:
+        buyer, terms = chain.buyer(), gig_terms()
+        with served(chain, **shop) as first:
+            header = payment_header(buyer, first.quote(terms))
+            gig = first.post(terms, header).json()
+            first.funded(gig["gig_id"])
+        chain.rpc("evm_increaseTime", 120)
+        chain.rpc("evm_mine")
+        with served(chain, **shop, minimum_reward=20, commission_bps=2000) as second:
+            until(lambda: "clock" in second.http.get(second.url + "/readyz").json()["warnings"])
+            again = second.post(terms, header)
+            assert (again.status_code, again.json()) == (200, gig)
+            assert second.post(gig_terms()).status_code == 400
+            assert second.post(gig_terms(amount=20)).status_code == 402
 
 
 def test_no_log_and_no_output_holds_a_secret(
