@@ -21,7 +21,7 @@ from tests.faults import Forward, HangUp, RpcProxy, Rule, Status, Then
 from tests.harness import CREATE, START_TIMEOUT_S, Chain, Dev, Json, gig_terms, payment_header, serve_settings, until
 from x402_gig.devnet.anvil import free_port
 
-PATIENCE_S = 90
+PATIENCE_S = 60
 LIFETIME_S = 3600
 Answer = Future[httpx.Response]
 

@@ -2,7 +2,7 @@
 the server shows. The ledger is only asked which gigs there are and whether anything is still under way."""
 
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -108,6 +108,9 @@ class Books:
         self.gigs = {gig_id: shop.gig(gig_id) for gig_id in gig_ids(shop.ledger)}
         self.live = {i: gig for i, gig in self.gigs.items() if gig["funding"]["state"] != "missing"}
 
+    def rewards_of(self, wallet: str) -> list[Paid]:
+        return [paid for paid in self.paid_out if paid.payee == wallet]
+
     def check(self, buyers: Sequence[Buyer]) -> Findings:
         self._check_charges()
         self._check_wallets()
@@ -130,13 +133,10 @@ class Books:
 
     def _check_wallets(self) -> None:
         """Each gig's wallet got its reward, once, and from nobody but the intake."""
-        got: dict[str, list[Paid]] = defaultdict(list)
-        for paid in self.paid_out:
-            got[paid.payee].append(paid)
         wallets = {gig["gig_wallet_address"].lower() for gig in self.live.values()}
         for gig_id, gig in self.live.items():
             wallet, reward = gig["gig_wallet_address"].lower(), int(gig["amount"]) * 10**6
-            values = [paid.value for paid in got[wallet]]
+            values = [paid.value for paid in self.rewards_of(wallet)]
             if values != [reward]:
                 (self.found.doubled if len(values) > 1 else self.found.lost).append(
                     f"gig {gig_id} was funded: {values}"
@@ -147,8 +147,8 @@ class Books:
                 self.found.unaccounted.append(f"gig {gig_id} is {gig['funding']}")
         if len(wallets) != len(self.live):
             self.found.doubled.append("two gigs share a wallet")
-        for payee in got.keys() - wallets - {self.commission}:
-            self.found.unaccounted.append(f"the intake paid {payee}: {got[payee]}")
+        strangers = {paid.payee for paid in self.paid_out} - wallets - {self.commission}
+        self.found.unaccounted += [f"the intake paid {stranger}: {self.rewards_of(stranger)}" for stranger in strangers]
 
     def _check_sums(self) -> None:
         received, paid_out = (sum(paid.value for paid in side) for side in (self.received, self.paid_out))
