@@ -125,7 +125,8 @@ class Watcher:
     async def _before(self, number: int) -> Block:
         """A block safely below a reorganisation at `number`; what is read again changes nothing."""
         log.warning("watcher: block %d was replaced, reading again from %d blocks below", number, self._depth)
-        first = max(0, number - self._depth)
+        # What moved before the ledger began is in its first balance.
+        first = max(await self._ledger.read(binding.start_number), number - self._depth)
         await self._roll_back(first)
         return await self._existing(first)
 

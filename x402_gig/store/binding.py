@@ -45,6 +45,11 @@ def cursor(connection: Connection) -> Cursor:
     return Cursor(*row)
 
 
+def start_number(connection: Connection) -> int:
+    """The block after which all that moved is in the ledger."""
+    return int(connection.execute(select(ledger.c.start_number)).scalar_one())
+
+
 def move_cursor(connection: Connection, to: Cursor) -> None:
     connection.execute(update(ledger).values(cursor_number=to.number, cursor_hash=to.hash))
 
