@@ -31,6 +31,8 @@ FIRST_BLOCKS = "0x10"
 BLOCK_TIME_S = "0.5"
 METHOD_NOT_FOUND = -32601
 HEAL_S = 60
+# These take no time, so they may come more often.
+AT_ONCE = {"dropped from the pool": 2, "reorganisations": 4}
 SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
 EXAMPLE = """example:
   scripts/soak --minutes 10 --seed 7    # ten minutes; the same seed makes the same choices again
@@ -224,7 +226,7 @@ class Soak:
             while not self.enough.wait(chance.uniform(0.1, 1)):
                 if chance.random() < 0.8:  # a server that cannot start shows little
                     self._wait_until(lambda: self.shop.is_serving)
-                fault = chance.choice(list(self._faults()))
+                fault = chance.choices(list(self._faults()), [AT_ONCE.get(name, 1) for name in self._faults()])[0]
                 self.counts[f"fault: {fault}"] += 1
                 self._faults()[fault](chance)
         finally:
