@@ -144,7 +144,7 @@ class Server:
             await give_gas(self.node.rpc, [wallet.address for wallet in wallets])
         await preflight.ensure_batcher(self.node, await preflight.check_gas(self.relayers))
         if not is_bound:
-            await preflight.bind_ledger(self.node, self.ledger, self.wallets)
+            await preflight.bind_ledger(self.node, self.ledger, self.wallets, self.settings.reorg_depth)
         await preflight.check_relayers(self.ledger, wallets)
         await self.ledger.write(payments.mark_unanswered)
         # Before anything is signed: has money left the intake without this ledger knowing?

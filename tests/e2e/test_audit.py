@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_account import Account
 
 from tests.faults import Forward, HangUp, Reply, Rule, refuses, rpc_proxy
 from tests.harness import Chain, Json, calldata, devnet, gig_terms, payload_v2, until
@@ -404,3 +405,20 @@ def test_wrong_settings_end_it_with_2(closed: Closed, settings: dict[str, str], 
     done = closed.desk.run("audit", **settings)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
+
+
+def test_money_from_before_the_ledger_is_not_counted_twice_after_a_reorganisation(tmp_path: Path) -> None:
+    """The blocks below the ledger's beginning are read again, and funding must not wait for money twice."""
+    seed = str(Account.create_with_mnemonic()[1])
+    intake = Account.from_mnemonic(seed, account_path="m/44'/60'/2'/0/0").address
+    with devnet() as early:
+        transfer(early, early.buyer(5_000_000).address, intake, 5_000_000)
+        early.rpc("anvil_mine", "0x1")
+        with operated(early, tmp_path, seed=seed, reorg_depth=10) as shop:
+            shop.read_up(blocks=2)
+            shop.rpc("anvil_reorg", 1, [])
+            shop.read_up(blocks=2)
+            [gig] = shop.bought()
+            assert shop.usdc(gig["gig_wallet_address"]) == REWARD
+            shop.read_up()
+            assert shop.desk.audit()["intake_balance"] == 5_000_000

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
-from x402_gig.chain.node import READ_GAS, Node
+from x402_gig.chain.node import READ_GAS, Block, Node
 from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import CannotStart
 from x402_gig.settlement.relayer import Batch, Relayer
@@ -95,13 +95,25 @@ async def check_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> bool:
     raise CannotStart([f"The ledger belongs to another chain (a devnet is a new one at every start): {advice}"])
 
 
-async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> None:
-    """Make a fresh ledger this chain's and this seed's. Raises CannotStart when the seed has funded gigs before."""
+async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets, reorg_depth: int) -> None:
+    """Make a fresh ledger this chain's and this seed's. Raises CannotStart when the seed has funded gigs before.
+
+    It begins so far below the head that its beginning cannot be replaced: reading again never goes below it.
+    """
     ours = await _binding(node, wallets)
     await _check_unused(node, wallets)
     head = await node.head()
-    balance = await node.balance_of(wallets.intake.address, head)
-    await ledger.write(lambda c: binding.bind(c, ours, Cursor(head.number, head.hash), balance))
+    start = await node.block(max(0, head.number - reorg_depth)) or head
+    balance = await node.balance_of(ours.intake, head) - await _moved_since(node, start, head, ours.intake)
+    await ledger.write(lambda c: binding.bind(c, ours, Cursor(start.number, start.hash), balance))
+
+
+async def _moved_since(node: Node, start: Block, head: Block, account: str) -> int:
+    """By how much the balance has changed, in base units."""
+    if start == head:
+        return 0
+    moved = await node.history(start.number + 1, head.number, account)
+    return sum(t.value * ((t.payee == account) - (t.payer == account)) for t in moved)
 
 
 async def _binding(node: Node, wallets: Wallets) -> Binding:
