@@ -40,6 +40,34 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         sys.stderr.write(shop.log[-50_000:])
 
 
+def test_the_books_notice_what_is_missing_or_too_much(place: Place) -> None:
+    """What the tests above rely on: each kind of wrong shows."""
+    shop, _ = place
+    [buyer] = crowd = buyers(shop, 1)
+    gig_id = buyer.insist().json()["gig_id"]
+    wallet = shop.gig(gig_id)["gig_wallet_address"].lower()
+    assert_all_accounted_for(shop, crowd)
+
+    def found(tamper: Callable[[Books], object]) -> tuple[bool, bool, bool]:
+        books = Books(shop)
+        tamper(books)
+        findings = books.check(crowd)
+        return bool(findings.lost), bool(findings.doubled), bool(findings.unaccounted)
+
+    payment = Paid(buyer.account.address.lower(), shop.intake.lower(), 11_000_000, buyer.nonces[0], "0x1")
+    reward = Paid(shop.intake.lower(), wallet, 10_000_000, "0x2", "0x2")
+    assert found(lambda _: None) == (False, False, False)
+    assert found(lambda books: books.live.pop(gig_id)) == (True, False, True)
+    assert found(lambda books: books.received.append(payment)) == (True, False, True)
+    assert found(lambda books: books.received.append(replace(payment, nonce=None))) == (True, False, True)
+    assert found(lambda books: books.received.pop()) == (False, True, True)
+    assert found(lambda books: books.paid_out.append(reward)) == (False, True, True)
+    assert found(lambda books: books.paid_out.append(replace(reward, payee="0x3"))) == (False, False, True)
+    assert found(lambda books: books.paid_out.remove(books.rewards_of(wallet)[0])) == (True, False, True)
+    buyer.answer = shop.post(buyer.terms)
+    assert found(lambda _: None) == (True, False, False)
+
+
 def carriers(proxy: RpcProxy, buyer: Buyer) -> list[str]:
     """The transactions, as often as they were sent, that carry the buyer's authorization."""
     return [raw for raw in proxy.sent if buyer.nonces[0][2:] in raw]
@@ -117,34 +145,6 @@ def test_what_expired_while_the_server_was_down_is_refused_and_not_charged(place
     assert [(last.status_code, last.json()["error"]) for last in answers] == [(402, expired)] * 2
     assert [shop.usdc(buyer.account.address) for buyer in crowd] == [11_000_000] * 2
     assert_all_accounted_for(shop, crowd)
-
-
-def test_the_books_notice_what_is_missing_or_too_much(place: Place) -> None:
-    """What the tests above rely on: each kind of wrong shows."""
-    shop, _ = place
-    [buyer] = crowd = buyers(shop, 1)
-    gig_id = buyer.insist().json()["gig_id"]
-    wallet = shop.gig(gig_id)["gig_wallet_address"].lower()
-    assert_all_accounted_for(shop, crowd)
-
-    def found(tamper: Callable[[Books], object]) -> tuple[bool, bool, bool]:
-        books = Books(shop)
-        tamper(books)
-        findings = books.check(crowd)
-        return bool(findings.lost), bool(findings.doubled), bool(findings.unaccounted)
-
-    payment = Paid(buyer.account.address.lower(), shop.intake.lower(), 11_000_000, buyer.nonces[0], "0x1")
-    reward = Paid(shop.intake.lower(), wallet, 10_000_000, "0x2", "0x2")
-    assert found(lambda _: None) == (False, False, False)
-    assert found(lambda books: books.live.pop(gig_id)) == (True, False, True)
-    assert found(lambda books: books.received.append(payment)) == (True, False, True)
-    assert found(lambda books: books.received.append(replace(payment, nonce=None))) == (True, False, True)
-    assert found(lambda books: books.received.pop()) == (False, True, True)
-    assert found(lambda books: books.paid_out.append(reward)) == (False, True, True)
-    assert found(lambda books: books.paid_out.append(replace(reward, payee="0x3"))) == (False, False, True)
-    assert found(lambda books: books.paid_out.remove(books.rewards_of(wallet)[0])) == (True, False, True)
-    buyer.answer = shop.post(buyer.terms)
-    assert found(lambda _: None) == (True, False, False)
 
 
 def test_whoever_signs_anew_after_a_crash_is_charged_once(place: Place) -> None:
