@@ -2,7 +2,7 @@
 the server shows. The ledger is only asked which gigs there are and whether anything is still under way."""
 
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -132,28 +132,25 @@ class Books:
         self.found.unaccounted += [f"no authorization: {paid}" for paid in self.received if paid.nonce is None]
 
     def _check_wallets(self) -> None:
-        """Each gig's wallet got its reward, once, and from nobody but the intake."""
-        others_at: dict[str, list[Paid]] = defaultdict(list)
-        for paid in self.moved:
-            if paid.payer != self.intake:
-                others_at[paid.payer].append(paid)
-                others_at[paid.payee].append(paid)
-        wallets = {gig["gig_wallet_address"].lower() for gig in self.live.values()}
         for gig_id, gig in self.live.items():
-            wallet, reward = gig["gig_wallet_address"].lower(), int(gig["amount"]) * 10**6
-            values = [paid.value for paid in self.rewards_of(wallet)]
-            if values != [reward]:
-                (self.found.doubled if len(values) > 1 else self.found.lost).append(
-                    f"gig {gig_id} was funded: {values}"
-                )
-            if others := others_at[wallet]:
-                self.found.unaccounted.append(f"gig {gig_id}'s wallet: {others}")
-            if gig["funding"]["state"] != "funded":
-                self.found.unaccounted.append(f"gig {gig_id} is {gig['funding']}")
+            self._check_gig(gig_id, gig)
+        wallets = {gig["gig_wallet_address"].lower() for gig in self.live.values()}
         if len(wallets) != len(self.live):
             self.found.doubled.append("two gigs share a wallet")
         strangers = {paid.payee for paid in self.paid_out} - wallets - {self.commission}
         self.found.unaccounted += [f"the intake paid {stranger}: {self.rewards_of(stranger)}" for stranger in strangers]
+        others = [paid for paid in self.moved if paid.payer != self.intake and {paid.payer, paid.payee} & wallets]
+        self.found.unaccounted += [f"a gig's wallet is in {paid}" for paid in others]
+
+    def _check_gig(self, gig_id: int, gig: Json) -> None:
+        """Its wallet got its reward, once."""
+        values = [paid.value for paid in self.rewards_of(gig["gig_wallet_address"].lower())]
+        if len(values) > 1:
+            self.found.doubled.append(f"gig {gig_id} was funded: {values}")
+        elif values != [int(gig["amount"]) * 10**6]:
+            self.found.lost.append(f"gig {gig_id} was funded: {values}")
+        if gig["funding"]["state"] != "funded":
+            self.found.unaccounted.append(f"gig {gig_id} is {gig['funding']}")
 
     def _check_sums(self) -> None:
         received, paid_out = (sum(paid.value for paid in side) for side in (self.received, self.paid_out))
