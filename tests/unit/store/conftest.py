@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +8,18 @@ from sqlalchemy import Connection
 from x402_gig.store.engine import Ledger
 
 
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a ledger without rows. Making one anew for each test would take most of its time."""
+    path = tmp_path_factory.mktemp("empty") / "ledger.db"
+    Ledger(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
+def ledger(empty_ledger: Path, tmp_path: Path) -> Iterator[Ledger]:
     """A ledger on disk, as `serve` opens it."""
+    shutil.copy(empty_ledger, tmp_path / "ledger.db")
     opened = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     yield opened
     opened.close()
@@ -17,6 +27,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def db(ledger: Ledger) -> Iterator[Connection]:
-    """One transaction on it."""
-    with ledger.engine.begin() as connection:
+    """One transaction on it, which is taken back in the end."""
+    with ledger.engine.connect() as connection:
         yield connection
+        connection.rollback()
