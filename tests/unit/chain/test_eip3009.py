@@ -186,11 +186,15 @@ def test_only_the_whole_magic_word_is_a_yes(success: bool, returned: bytes, yes:
 
 
 def found(*logs: Log) -> list[TokenTransfer]:
-    """The transfers that an authorization made."""
-    return [transfer for transfer in token_transfers(logs, TOKEN.address) if transfer.nonce is not None]
+    return token_transfers(logs, TOKEN.address)
 
 
-def test_a_pair_of_neighbours_is_a_transfer() -> None:
+def nonces(*logs: Log) -> list[str | None]:
+    """Of each transfer that these logs prove; None for a plain one."""
+    return [t.nonce for t in found(*logs)]
+
+
+def test_a_pair_of_neighbours_is_an_authorized_transfer() -> None:
     assert found(used(4), moved(5)) == [TokenTransfer(PAYER, NONCE, PAYEE, 11_000_000, TRANSACTION, 4, 16, BLOCK)]
 
 
@@ -208,11 +212,13 @@ def test_letter_case_does_not_count() -> None:
     assert found(*loud) == found(used(4), moved(5))
 
 
+def test_a_transfer_without_an_authorization_is_a_plain_one() -> None:
+    assert found(moved(5)) == [TokenTransfer(PAYER, None, PAYEE, 11_000_000, TRANSACTION, 5, 16, BLOCK)]
+
+
 @pytest.mark.parametrize(
     "logs",
     [
-        pytest.param([], id="nothing"),
-        pytest.param([used(4)], id="used and not moved: cancelled, or another event in between"),
         pytest.param([moved(5)], id="moved without an authorization"),
         pytest.param([used(4), moved(6)], id="not neighbours"),
         pytest.param([moved(4), used(5)], id="the other way round"),
@@ -220,62 +226,76 @@ def test_letter_case_does_not_count() -> None:
         pytest.param([used(4, payer=OTHER), moved(5)], id="another payer authorized"),
         pytest.param([used(4), moved(5, transactionHash="0x" + "72" * 32)], id="another transaction"),
         pytest.param([used(4, address=OTHER), moved(5)], id="an event of another contract"),
-        pytest.param([used(4), moved(5, address=OTHER)], id="a transfer of another token"),
-        pytest.param([used(4, address=OTHER), moved(5, address=OTHER)], id="all of another token"),
-        pytest.param([used(4, removed=True), moved(5, removed=True)], id="removed by a reorganisation"),
         pytest.param([used(4, removed=True), moved(5)], id="half removed"),
-        pytest.param([used(4), moved(5, topics=[])], id="a log without topics"),
-        pytest.param([used(4), {**moved(5), "topics": ["0x" + "00" * 32]}], id="another event"),
+        pytest.param([used(4, topics=[]), moved(5)], id="an authorization without topics"),
+        pytest.param([{**used(4), "topics": ["0x" + "00" * 32]}, moved(5)], id="another event before it"),
         pytest.param([used(4), moved(5, logIndex="0x4")], id="one log twice"),
     ],
 )
-def test_nothing_else_is(logs: list[Log]) -> None:
+def test_no_authorization_moved_anything_else(logs: list[Log]) -> None:
+    assert nonces(*logs) == [None]
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param([used(4)], id="used and not moved: cancelled, or another event in between"),
+        pytest.param([used(4), moved(5, address=OTHER)], id="a transfer of another token"),
+        pytest.param([used(4, address=OTHER), moved(5, address=OTHER)], id="all of another token"),
+        pytest.param([used(4, removed=True), moved(5, removed=True)], id="removed by a reorganisation"),
+        pytest.param([used(4), moved(5, removed=True)], id="the other half removed"),
+        pytest.param([used(4), moved(5, topics=[])], id="a log without topics"),
+        pytest.param([used(4), {**moved(5), "topics": ["0x" + "00" * 32]}], id="another event"),
+    ],
+)
+def test_nothing_moved(logs: list[Log]) -> None:
     assert found(*logs) == []
-
-
-def test_a_transfer_without_an_authorization_is_a_plain_one() -> None:
-    plain = TokenTransfer(PAYER, None, PAYEE, 11_000_000, TRANSACTION, 6, 16, BLOCK)
-    assert token_transfers([used(4), moved(6)], TOKEN.address) == [plain]
-    assert token_transfers([moved(6, address=OTHER)], TOKEN.address) == []
 
 
 def test_one_transfer_proves_one_payment() -> None:
     """Two authorizations used and one transfer: the first was cancelled, or the logs are somebody's trick."""
     other = "0x" + "cd" * 32
-    assert [t.nonce for t in found(used(4, nonce=other), used(5), moved(6))] == [NONCE]
+    assert nonces(used(4, nonce=other), used(5), moved(6)) == [NONCE]
 
 
 def test_one_authorization_proves_one_transfer() -> None:
-    assert [t.value for t in found(used(4), moved(5, value=1), moved(6, value=2))] == [1]
+    both = found(used(4), moved(5, value=1), moved(6, value=2))
+    assert [(t.nonce, t.value, t.log_index) for t in both] == [(NONCE, 1, 4), (None, 2, 6)]
 
 
 def test_every_pair_of_a_transaction_counts() -> None:
-    nonces = ["0x" + f"{n:064x}" for n in range(5)]
-    logs = [log for n, nonce in enumerate(nonces) for log in (used(2 * n, nonce=nonce), moved(2 * n + 1, value=n))]
-    assert [(t.nonce, t.value) for t in found(*logs)] == [(nonce, n) for n, nonce in enumerate(nonces)]
+    signed = ["0x" + f"{n:064x}" for n in range(5)]
+    logs = [log for n, nonce in enumerate(signed) for log in (used(2 * n, nonce=nonce), moved(2 * n + 1, value=n))]
+    assert [(t.nonce, t.value) for t in found(*logs)] == [(nonce, n) for n, nonce in enumerate(signed)]
     random.Random(7).shuffle(logs)
-    assert [t.nonce for t in found(*logs)] == nonces
+    assert nonces(*logs) == signed
 
 
 def test_neighbours_of_two_blocks_are_none() -> None:
-    assert found(used(4, blockNumber="0x10"), moved(5, blockNumber="0x11", transactionHash="0x" + "72" * 32)) == []
+    later = moved(5, blockNumber="0x11", transactionHash="0x" + "72" * 32)
+    assert nonces(used(4, blockNumber="0x10"), later) == [None]
     first = [used(0, blockNumber="0x10"), moved(1, blockNumber="0x10")]
     second = [used(0, blockNumber="0x11"), moved(1, blockNumber="0x11")]
-    assert [t.block_number for t in found(*second, *first)] == [16, 17]
+    assert [(t.block_number, t.nonce) for t in found(*second, *first)] == [(16, NONCE), (17, NONCE)]
 
 
 def test_logs_of_other_tokens_between_pairs_do_not_matter_but_indices_do() -> None:
-    assert found(used(4), moved(5, address=OTHER), moved(6)) == []
-    assert len(found(moved(3, address=OTHER), used(4), moved(5), used(6, address=OTHER))) == 1
+    assert nonces(used(4), moved(5, address=OTHER), moved(6)) == [None]
+    assert nonces(moved(3, address=OTHER), used(4), moved(5), used(6, address=OTHER)) == [NONCE]
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.sampled_from([PAYER, OTHER])), max_size=7))
 def test_no_two_transfers_share_a_log(shape: list[tuple[bool, int, str]]) -> None:
     by_index = {index: (used if is_used else moved)(index, payer) for is_used, index, payer in shape}
     transfers = found(*by_index.values())
-    indices = [i for t in transfers for i in (t.log_index, t.log_index + 1)]
-    assert len(indices) == len(set(indices))
-    assert all(by_index[i]["topics"][0] == eip3009.AUTHORIZATION_USED_TOPIC for i in indices[::2])
+    authorized = [t.log_index for t in transfers if t.nonce is not None]
+    plain = [t.log_index for t in transfers if t.nonce is None]
+    moves = [*(i + 1 for i in authorized), *plain]
+    # Every transfer is found, once, and each authorization proves one at most.
+    assert sorted(moves) == sorted(i for i, log in by_index.items() if log["topics"][0] == eip3009.TRANSFER_TOPIC)
+    assert len({*authorized, *moves}) == len(authorized) + len(moves)
+    assert all(by_index[i]["topics"][0] == eip3009.AUTHORIZATION_USED_TOPIC for i in authorized)
 
 
 def test_addresses_come_from_keys() -> None:

@@ -74,7 +74,7 @@ BAD_BLOCKS = [
     "0x10",
     7,
     {},
-    *(without(RAW_BLOCK, name) for name in ("number", "hash", "parentHash", "timestamp")),
+    *(without(RAW_BLOCK, name) for name in ("number", "hash", "parentHash", "timestamp", "gasLimit")),
     RAW_BLOCK | {"number": None},
     RAW_BLOCK | {"hash": None},
     RAW_BLOCK | {"timestamp": "soon"},
@@ -175,6 +175,46 @@ def test_pairs_of_others_in_the_same_block_are_not_ours() -> None:
     logs = [used(1, payer=other), moved(2, payer=other, payee=other), used(4), moved(5)]
     found = asyncio.run(node([], [used(4)], logs).transfers(AT, PAYER))
     assert [t.payer for t in found] == [PAYER]
+
+
+def test_transfers_of_nothing_are_left_out() -> None:
+    """Anybody may "transfer" zero from anybody."""
+    logs = [used(1), moved(2, value=0), used(4), moved(5), moved(6, value=0), moved(7, value=1)]
+    found = asyncio.run(node([], [moved(5)], logs).transfers(AT, PAYER))
+    assert [(t.nonce, t.value) for t in found] == [(NONCE, 11_000_000), (None, 1)]
+
+
+# A block that somebody filled with more logs than a node gives at once
+
+TOO_MANY = ChainRefused("query returned more than 10000 results", code=-32005)
+
+
+@pytest.mark.parametrize("given", [[TOO_MANY], [[moved(5)], TOO_MANY], [[moved(5)], [], TOO_MANY]])
+def test_a_block_with_too_many_logs_is_read_from_its_receipts(given: list[Any]) -> None:
+    receipts = [{"logs": [moved(2, payee="0x" + "99" * 20, payer="0x" + "99" * 20)]}, {"logs": [used(4), moved(5)]}]
+    rpc = Scripted(*given, receipts)
+    [found] = asyncio.run(Node(rpc, TOKEN).transfers(AT, PAYER))
+    assert (found.nonce, found.value) == (NONCE, 11_000_000)
+    assert rpc.asked[-1] == ("eth_getBlockReceipts", {"blockHash": BLOCK})
+
+
+def test_without_its_receipts_either_it_is_not_an_empty_block() -> None:
+    with pytest.raises(ChainRefused, match="10000"):
+        asyncio.run(node(TOO_MANY, None).transfers(AT, PAYER))
+
+
+@pytest.mark.parametrize("receipts", ["0x", [{}], [None], 7])
+def test_malformed_receipts_of_a_block_are_no_answer(receipts: Any) -> None:
+    with pytest.raises(ChainUnavailable):
+        asyncio.run(node(TOO_MANY, receipts).transfers(AT, PAYER))
+
+
+def test_a_question_about_a_block_is_about_this_very_one() -> None:
+    """Another one of its height may say something else."""
+    rpc = Scripted("0x01", "0x02")
+    assert asyncio.run(Node(rpc, TOKEN).balance_of(PAYER, AT)) == 1
+    assert asyncio.run(Node(rpc, TOKEN).balance_of(PAYER)) == 2
+    assert [asked[-1] for asked in rpc.asked] == [{"blockHash": BLOCK, "requireCanonical": True}, "latest"]
 
 
 # Sending
