@@ -1,0 +1,234 @@
+"""Payments that are sent once more, and the journal of what became of each."""
+
+import time
+
+import pytest
+from sqlalchemy import Connection, select
+
+from tests.unit.payments.examples import NOW
+from tests.unit.store.examples import ASSET, END, SHOP, address, key, reservation, reserved, transfer, word
+from x402_gig.payments.outcome import Rejected
+from x402_gig.store import deposits, journal, payments, slots, tables
+from x402_gig.store.payments import MAX_BROADCASTS
+
+REJECTED = Rejected("some_reason", "In words")
+GONE = "the block of its deposit was replaced"
+
+
+def settle(db: Connection, number: int) -> None:
+    deposits.record(db, ASSET, [transfer(number)], NOW)
+    assert len(deposits.settle(db, SHOP, [word(number)])) == 1
+
+
+def lose(db: Connection, number: int) -> list[int]:
+    """The block of its deposit is another one now."""
+    return deposits.forget_block(db, transfer(number).block_number, word(9999))
+
+
+def entries(db: Connection, payment_id: int) -> list[tuple[str, str, str | None]]:
+    j = tables.journal.c
+    query = select(j.state, j.reason, j.transaction).where(j.payment_id == payment_id).order_by(j.id)
+    return [(row.state, row.reason, row.transaction) for row in db.execute(query)]
+
+
+def column(db: Connection, payment_id: int, name: str) -> object:
+    return db.execute(select(tables.payments.c[name]).where(tables.payments.c.id == payment_id)).scalar_one()
+
+
+def resent(db: Connection, limit: int = 10) -> list[int]:
+    return [payment_id for payment_id, _ in payments.to_resend(db, limit)]
+
+
+def exhaust(db: Connection, number: int) -> None:
+    """Send it as often as we send one."""
+    for _ in range(MAX_BROADCASTS):
+        slot = slots.open_slot(db, address(9), "deposit", 0)
+        slots.enter_payments(db, slot, reserved(db, number))
+        slots.close(db, slot, "mined", END)
+
+
+# The journal
+
+
+def test_every_state_is_noted_with_its_reason_and_transaction(db: Connection) -> None:
+    before = int(time.time())
+    first, second = reserved(db, 1, 2)
+    settle(db, 1)
+    lose(db, 1)
+    settle(db, 1)
+    payments.reject(db, second, REJECTED)
+    assert entries(db, first) == [
+        ("open", "", None),
+        ("settled", "", word(1001)),
+        ("open", GONE, None),
+        ("settled", "", word(1001)),
+    ]
+    assert entries(db, second) == [("open", "", None), ("rejected", "some_reason: In words", None)]
+    times = db.execute(select(tables.journal.c.at).order_by(tables.journal.c.id)).scalars().all()
+    assert sorted(times) == times
+    assert before <= times[0] <= time.time()
+
+
+def test_what_changes_nothing_is_not_noted(db: Connection) -> None:
+    first, second = reserved(db, 1, 2)
+    settle(db, 1)
+    payments.reject(db, second, REJECTED)
+    written = db.execute(select(tables.journal)).all()
+
+    assert not payments.reject(db, first, REJECTED)
+    assert not payments.reject(db, second, REJECTED)
+    assert not payments.send_again(db, first)
+    assert not payments.send_again(db, second)
+    assert payments.reopen(db, [second], GONE) == []
+    assert payments.write_down(db, [reservation(1)]) == {}
+    payments.mark_abandoned(db, [first, second], False)
+    journal.note(db, [], "open")
+
+    assert db.execute(select(tables.journal)).all() == written
+
+
+def test_a_mark_is_noted_once_and_so_is_its_end(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    for _ in range(2):
+        payments.mark_abandoned(db, [payment_id])
+    settle(db, 1)
+    for _ in range(2):
+        payments.mark_abandoned(db, [payment_id], False)
+    assert [(state, reason) for state, reason, _ in entries(db, payment_id)] == [
+        ("open", ""),
+        ("open", "its buyer stopped waiting"),
+        ("settled", ""),
+        ("settled", "its buyer has the answer"),
+    ]
+
+
+# To be sent again
+
+
+def test_a_payment_that_is_open_again_is_as_it_was_when_it_was_written_down(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    settle(db, 1)
+    answer = column(db, payment_id, "answer")
+    assert (column(db, payment_id, "transaction"), column(db, payment_id, "resend")) == (word(1001), 0)
+    assert lose(db, 1) == [payment_id]
+
+    [(again, wanted)] = payments.to_resend(db, 10)
+    assert (again, wanted) == (payment_id, reservation(1))
+    assert payments.find_open(db, payment_id) == wanted
+    assert [column(db, payment_id, name) for name in ("state", "transaction", "final_at")] == ["open", None, None]
+    # Its gig is made already.
+    assert column(db, payment_id, "answer") == answer is not None
+
+
+def test_only_settled_payments_are_opened_again(db: Connection) -> None:
+    ids = reserved(db, 1, 2, 3)
+    settle(db, 1)
+    payments.reject(db, ids[1], REJECTED)
+    assert payments.reopen(db, ids, GONE) == [ids[0]]
+    assert resent(db) == [ids[0]]
+
+
+def test_what_is_to_be_sent_again_comes_oldest_first_and_so_many_at_a_time(db: Connection) -> None:
+    first, second, third = reserved(db, 1, 2, 3)
+    for payment_id in (third, first, second):
+        assert payments.send_again(db, payment_id)
+    assert resent(db, 2) == [first, second]
+    assert resent(db) == [first, second, third]
+
+
+def test_what_is_under_way_or_final_is_not_sent_again(db: Connection) -> None:
+    first, second, third = reserved(db, 1, 2, 3)
+    for payment_id in (first, second, third):
+        payments.send_again(db, payment_id)
+    slot = slots.open_slot(db, address(9), "deposit", 0)
+    slots.enter_payments(db, slot, [first])
+    settle(db, 2)
+    payments.reject(db, third, REJECTED)
+    assert resent(db) == []
+    slots.close(db, slot, "reverted", END)
+    assert resent(db) == [first]
+    # A final payment wants nothing any more.
+    assert [column(db, payment_id, "resend") for payment_id in (second, third)] == [0, 0]
+
+
+def test_the_order_to_send_it_again_is_taken_once(db: Connection) -> None:
+    first, second = reserved(db, 1, 2)
+    payments.send_again(db, first)
+    assert not payments.take_resend(db, second)
+    assert payments.take_resend(db, first)
+    assert not payments.take_resend(db, first)
+    assert resent(db) == []
+
+
+def test_one_that_was_sent_too_often_is_sent_once_more_when_somebody_says_so(db: Connection) -> None:
+    exhaust(db, 1)
+    assert payments.is_exhausted(db, 1)
+    assert payments.reserve(db, [reservation(1)]) == {}
+
+    assert payments.send_again(db, 1)
+
+    assert not payments.is_exhausted(db, 1)
+    assert payments.reserve(db, [reservation(1)]) == {key(1): 1}
+    assert (column(db, 1, "resend"), column(db, 1, "broadcasts")) == (0, MAX_BROADCASTS + 1)
+    assert payments.reserve(db, [reservation(1)]) == {}
+    assert payments.is_exhausted(db, 1)
+
+
+def test_one_that_lost_its_deposit_is_sent_again_however_often_it_was_sent_before(db: Connection) -> None:
+    exhaust(db, 1)
+    settle(db, 1)
+    assert not payments.is_exhausted(db, 1)
+    lose(db, 1)
+    assert not payments.is_exhausted(db, 1)
+    assert payments.reserve(db, [reservation(1)]) == {key(1): 1}
+
+
+def test_only_what_is_in_no_transaction_is_exhausted(db: Connection) -> None:
+    exhaust(db, 1)
+    reserved(db, 2)
+    assert not payments.is_exhausted(db, 2)
+    slot = slots.open_slot(db, address(9), "deposit", 0)
+    slots.enter_payments(db, slot, [1])
+    assert not payments.is_exhausted(db, 1)
+
+
+def test_a_payment_ends_once(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    settle(db, 1)
+    with pytest.raises(AssertionError, match="not open"):
+        payments.settle(db, payment_id, word(5))
+    assert column(db, payment_id, "transaction") == word(1001)
+    assert [state for state, _, _ in entries(db, payment_id)] == ["open", "settled"]
+
+
+# Paid before it was ordered
+
+
+def test_an_authorization_is_paid_while_its_deposit_is_on_chain(db: Connection) -> None:
+    assert not payments.is_paid(db, key(1))
+    deposits.record(db, ASSET, [transfer(1)], NOW)
+    assert payments.is_paid(db, key(1))
+    assert not payments.is_paid(db, key(1)._replace(payer=address(2)))
+    assert not payments.is_paid(db, key(1)._replace(nonce=word(2)))
+    assert not payments.is_paid(db, key(1)._replace(asset=address(3)))
+    lose(db, 1)
+    assert not payments.is_paid(db, key(1))
+
+
+def test_what_is_paid_inherits_from_nobody(db: Connection) -> None:
+    """It has money of its own: as another name of an abandoned payment it would buy nothing."""
+    [abandoned] = reserved(db, 1)
+    payments.mark_abandoned(db, [abandoned])
+    second = key(1)._replace(nonce=word(2))
+    fingerprint = reservation(1).order.fingerprint
+    assert payments.find_abandoned(db, second, fingerprint, NOW) == abandoned
+    deposits.record(db, ASSET, [transfer(1, nonce=word(2), log_index=9)], NOW)
+    assert payments.find_abandoned(db, second, fingerprint, NOW) is None
+
+
+# A restart
+
+
+def test_a_restart_of_an_empty_ledger_marks_nobody(db: Connection) -> None:
+    payments.mark_unanswered(db)
+    assert db.execute(select(tables.journal)).all() == []
