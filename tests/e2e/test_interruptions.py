@@ -281,9 +281,9 @@ def test_whoever_hangs_up_and_signs_again_at_once_is_charged_once(stalled: Dev, 
     """Also when the first payment still waits behind two busy relayers."""
     others = [(gig_terms(), stalled.buyer()) for _ in range(2 if busy else 0)]
     with ThreadPoolExecutor(8) as threads:
-        for terms, buyer in others:
+        for relayer, (terms, buyer) in enumerate(others):
             threads.submit(stalled.post, terms, payment_header(buyer, stalled.quote(terms)))
-        until(lambda: pending(stalled) == len(others))
+            until(lambda busy_relayers=relayer + 1: pending(stalled) == busy_relayers)  # type: ignore[misc]
         orders = [(gig_terms(), stalled.buyer(44_000_000)) for _ in range(3)]
         answers = []
         for terms, buyer in orders:
