@@ -26,7 +26,7 @@ from tests.harness import USDC, Json, NotTrue, decode, devnet, gig_terms
 from tests.invariants import Findings, examine, gig_ids
 
 ACCOUNTS = 60
-# Deeper than any reorganisation, so that accounts, tokens and batcher stay.
+# Deeper than any reorganisation, so that accounts, their gas, tokens and batcher stay.
 FIRST_BLOCKS = "0x10"
 BLOCK_TIME_S = "0.5"
 METHOD_NOT_FOUND = -32601
@@ -82,10 +82,13 @@ class Soak:
         self.started = time.monotonic()
         self._numbers = itertools.count()
         self._accounts: list[LocalAccount] = []
+        self._strangers = itertools.cycle([Account.create().address for _ in range(ACCOUNTS)])
 
     def run(self) -> Report:
         """Raises whatever went wrong in one of the threads."""
         self._accounts = [self.shop.buyer(10**12) for _ in range(ACCOUNTS)]
+        for _ in range(ACCOUNTS):
+            self.shop.rpc("anvil_setBalance", next(self._strangers), hex(10**20))
         self.shop.rpc("anvil_mine", FIRST_BLOCKS)
         self.shop.kill()
         with ThreadPoolExecutor(self.options.concurrency + 2) as threads:
@@ -211,9 +214,8 @@ class Soak:
             buyer.insist()
 
     def front_run(self, buyer: Buyer) -> None:
-        stranger = Account.create().address
+        stranger = next(self._strangers)
         payload = decode(buyer.headers[-1]["PAYMENT-SIGNATURE"])["payload"]
-        self.shop.rpc("anvil_setBalance", stranger, hex(10**20))
         self.shop.rpc("anvil_impersonateAccount", stranger)
         transaction = {"from": stranger, "to": USDC, "data": execution(payload), "gas": hex(200_000)}
         self.shop.rpc("eth_sendTransaction", transaction)
