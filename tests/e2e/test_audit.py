@@ -278,7 +278,7 @@ WORD = "0x" + "ab" * 32
 FALSIFIED = {
     "a deposit's value": ("update deposits set value = value + 1 where payment_id = 1", "is 11 USDC on chain and"),
     "a deposit's transaction": (f"update deposits set \"transaction\" = '{WORD}' where id = 1", f"and in {WORD}"),
-    "a deposit's block": ("update deposits set block_number = 6 where payment_id = 2", "and in 6 in the ledger"),
+    "a deposit's block": ("update deposits set block_number = 1 where payment_id = 2", "and in 1 in the ledger"),
     "a deposit that is missing": ("delete from deposits where payment_id = 2", "is on chain and not in the ledger"),
     "a plain transfer that is missing": (
         "delete from deposits where nonce is null and refund_id is null", "is on chain and not in the ledger"
@@ -302,8 +302,9 @@ FALSIFIED = {
     ),
     "a gig that is missing": ("delete from gigs where id = 1", "and its gig and commission are 1 USDC"),
     "a gig without a payment": (
-        "insert into gigs (wallet, creator, terms, reward, commission, start_at, end_at, created_at) "
-        "select wallet, creator, terms, reward, commission, 0, 0, 0 from gigs limit 1",
+        "insert into gigs (wallet, creator, terms, gig_type, platform, token, symbol, reward, commission, start_at, "
+        "end_at, created_at) "
+        "select wallet, creator, terms, '', '', '', '', reward, commission, 0, 0, 0 from gigs limit 1",
         "gig 4: has no payment",
     ),
     "a gig's wallet": (f"update gigs set wallet = '{STRANGER}' where id = 1", "a wallet that is not its own"),

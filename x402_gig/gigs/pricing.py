@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
 
+USDC_SYMBOL = "USDC"
 USDC_DECIMALS = 6
 UINT256_MAX = 2**256 - 1
 BPS = 10_000

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import (
-    Column,
+    BigInteger,
     ColumnElement,
     Connection,
     RowMapping,
     ScalarSelect,
     and_,
+    cast,
     func,
     select,
     union,
@@ -152,11 +153,13 @@ def expected_balance(connection: Connection, block_number: int) -> int:
     """What the intake holds at this block, by the ledger, in base units."""
     start = select(ledger.c.start_balance).scalar_subquery()
     received = _sum(deposits.c.value, deposits.c.on_chain == 1, deposits.c.block_number <= block_number)
-    paid = _sum(movements.c.value, movements.c.state == "done", movements.c.block_number <= block_number)
+    left = (movements.c.source_gig.is_(None), movements.c.state == "done", movements.c.block_number <= block_number)
+    # USDC of the intake always fits.
+    paid = _sum(cast(movements.c.value, BigInteger), *left)
     return int(connection.execute(select(func.coalesce(start, 0) + received - paid)).scalar_one())
 
 
-def _sum(column: Column[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
+def _sum(column: ColumnElement[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     return select(func.coalesce(func.sum(column), 0)).where(*conditions).scalar_subquery()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
+from x402_gig.gigs.pricing import USDC_DECIMALS, USDC_SYMBOL
 from x402_gig.gigs.records import GigRecord
 from x402_gig.payments.order import Purchase
 from x402_gig.store import funding
@@ -28,11 +29,17 @@ class GigShelf:
     ) -> tuple[int, str]:
         """Make the gig and note that its reward is due; its id and its wallet's address."""
         now = int(time.time())
+        terms = purchase.terms
         values = {
             "payment_id": purchase.payment_id,
             "wallet": "",
             "creator": purchase.payer,
-            "terms": json.dumps(purchase.terms),
+            "terms": json.dumps(terms),
+            "gig_type": terms.get("gig_type", ""),
+            "platform": terms.get("platform", ""),
+            "token": terms.get("token_address", ""),
+            "symbol": USDC_SYMBOL,
+            "decimals": USDC_DECIMALS,
             "reward": reward_units,
             "commission": commission_units,
             "start_at": start_at,

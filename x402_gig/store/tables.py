@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 
@@ -35,6 +36,20 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+class Units(TypeDecorator[int]):
+    """Base units of any token, as digits: a uint256 is more than a database's integers hold."""
+
+    impl = String(78)
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Any) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Any) -> int | None:
+        return None if value is None else int(value)
+
 
 # SQLite gives out rowids only for INTEGER; AUTOINCREMENT below keeps it from using one twice.
 Id = BigInteger().with_variant(Integer, "sqlite")
@@ -147,16 +162,21 @@ deposits = Table(
     sqlite_autoincrement=True,
 )
 
-# Money of ours that is to move, by an authorization of the intake whose nonce says what it is for.
+# Money that is to move out of the intake or a gig's wallet, by an authorization whose nonce says what it is for; other
+# tokens than USDC move by a transaction of the gig's wallet.
 movements = Table(
     "movements",
     metadata,
     Column("id", Id, primary_key=True),
     Column("kind", String(16), nullable=False),
-    # The gig's id, the commission's row number, or the deposit's id.
+    # The gig's id (reward, fee), the row's number (commission, surplus), or the deposit's id.
     Column("subject", BigInteger, nullable=False),
+    # The gig whose wallet it leaves; empty: it leaves the intake.
+    Column("source_gig", Id, ForeignKey("gigs.id"), index=True),
+    # Empty: the token that we are paid in.
+    Column("asset", Hex),
     Column("payee", Hex, nullable=False),
-    Column("value", BigInteger, nullable=False),
+    Column("value", Units, nullable=False),
     Column("nonce", Hex, nullable=False, unique=True),
     Column("state", String(16), nullable=False),
     Column("transaction", Hex),
@@ -165,7 +185,7 @@ movements = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("done_at", BigInteger),
     UniqueConstraint("kind", "subject"),
-    CheckConstraint("kind in ('reward', 'commission', 'refund')", name="kind"),
+    CheckConstraint("kind in ('reward', 'commission', 'refund', 'fee', 'surplus')", name="kind"),
     CheckConstraint("state in ('due', 'done', 'void')", name="state"),
     Index("ix_movements_block_number", "block_number"),
     Index("ix_movements_due", "id", **_where(Column("state") == "due")),
@@ -236,18 +256,70 @@ slot_movements = Table(
     Column("valid_before", BigInteger, nullable=False),
 )
 
+# Who may create gigs without paying for each; the key itself is not kept.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("prefix", String(32), nullable=False, unique=True),
+    Column("hash", Hex, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("last_used_at", BigInteger),
+    sqlite_autoincrement=True,
+)
+
+# Bought with a payment and live at once, or created with an API key and live when it is funded and started.
 gigs = Table(
     "gigs",
     metadata,
     Column("id", Id, primary_key=True),
     Column("payment_id", Id, ForeignKey("payments.id"), unique=True),
+    Column("key_id", Id, ForeignKey("api_keys.id"), index=True),
+    Column("state", String(16), nullable=False, default="live", server_default="live"),
     Column("wallet", Hex, nullable=False),
-    Column("creator", Hex, nullable=False),
+    # The payer's address; of a gig created with a key, whoever funded it (empty until then).
+    Column("creator", Hex, nullable=False, index=True),
     Column("terms", Text, nullable=False),
-    Column("reward", BigInteger, nullable=False),
-    Column("commission", BigInteger, nullable=False),
+    Column("gig_type", String(32), nullable=False, default=""),
+    Column("platform", String(16), nullable=False, default=""),
+    Column("token", Hex, nullable=False, default=""),
+    Column("symbol", Text, nullable=False, default=""),
+    Column("decimals", Integer, nullable=False, default=0, server_default="0"),
+    Column("reward", Units, nullable=False),
+    Column("commission", Units, nullable=False),
     Column("start_at", BigInteger, nullable=False),
     Column("end_at", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    # Of a gig created with a key: what its wallet held beyond the total when it was started,
+    Column("surplus", Units, nullable=False, default=0, server_default="0"),
+    # whether a reorganisation has taken its funding away since,
+    Column("is_funded", Integer, nullable=False, default=1, server_default="1"),
+    # and who is starting it: a number that only grows, and until when nobody else may.
+    Column("start_fence", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("start_until", BigInteger, nullable=False, default=0, server_default="0"),
+    CheckConstraint("state in ('created', 'live', 'cancelled')", name="state"),
+    Index("ix_gigs_live", "end_at", **_where(Column("state") == "live")),
+    sqlite_autoincrement=True,
+)
+
+# What came to the wallet of a gig that was created with a key.
+gig_deposits = Table(
+    "gig_deposits",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("gig_id", Id, ForeignKey("gigs.id"), nullable=False),
+    Column("payer", Hex, nullable=False),
+    Column("value", Units, nullable=False),
+    Column("transaction", Hex, nullable=False),
+    Column("log_index", Integer, nullable=False),
+    Column("block_number", BigInteger, nullable=False, index=True),
+    Column("block_hash", Hex, nullable=False),
+    # 0 while the block it was seen in is not part of the chain.
+    Column("on_chain", Integer, nullable=False, default=1, server_default="1"),
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("gig_id", "transaction", "log_index"),
     sqlite_autoincrement=True,
 )

@@ -96,7 +96,7 @@ OLD: Rows = {
             "payment_id": 1,
             "wallet": address(0xA001),
             "creator": address(1),
-            "terms": "{}",
+            "terms": '{"gig_type": "like", "platform": "x", "token_address": "0x83"}',
             "reward": REWARD,
             "commission": COMMISSION,
             "start_at": NOW,
@@ -142,6 +142,20 @@ NEW_COLUMNS: dict[str, dict[str, Any]] = {
     "slots": {"block_hash": None},
     "attempts": {"gas": 0, "is_empty": 0},
     "commissions": {"is_void": 0},
+    "movements": {"source_gig": None, "asset": None},
+    "gigs": {
+        "key_id": None,
+        "state": "live",
+        "gig_type": "like",
+        "platform": "x",
+        "token": "0x83",
+        "symbol": "USDC",
+        "decimals": 6,
+        "surplus": 0,
+        "is_funded": 1,
+        "start_fence": 0,
+        "start_until": 0,
+    },
 }
 
 
