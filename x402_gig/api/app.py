@@ -90,7 +90,9 @@ class Api:
         gig = await self.find_gig(int(gig_id)) if len(gig_id) < 20 else None
         if gig is None:
             raise NotFound(f"Gig with id {gig_id} not found")
-        return JSONResponse({"data": gig_view(gig, self.shop.chain_id, self.shop.clock())})
+        return JSONResponse(
+            {"data": gig_view(gig, self.shop.chain_id, self.shop.limits.token_address, self.shop.clock())}
+        )
 
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,4 +1,4 @@
-"""Movements of our own money: due, signed in a slot, done when their log pair is on chain.
+"""Movements of money out of the intake and the gigs' wallets: due, signed in a slot, done when they are on chain.
 
 Nothing is signed while the deposit that it spends is off the chain.
 """
@@ -15,13 +15,16 @@ from x402_gig.store import states
 from x402_gig.store.tables import commissions, deposits, gigs, movements, payments, slot_movements, slots
 
 REWARD, COMMISSION, REFUND = "reward", "commission", "refund"
+# Out of the wallet of a gig that was created with a key: the commission on it, and what is given back.
+FEE, SURPLUS = "fee", "surplus"
 
 
 @dataclass(frozen=True)
 class Movement:
-    """An authorization of the intake that is to be executed. `value` in base units.
+    """Money that is to move. `value` in base units of `asset`, which is None for the token that we are paid in.
 
-    `subject` is the gig's id, the commission's row number or the deposit's id, by `kind`.
+    `subject` is the gig's id, the row's number or the deposit's id, by `kind`. It leaves the wallet of `source_gig`, or
+    the intake where that is None.
     """
 
     movement_id: int
@@ -30,6 +33,8 @@ class Movement:
     payee: str
     value: int
     nonce: str
+    source_gig: int | None
+    asset: str | None
 
 
 def _not_in_flight() -> ColumnElement[bool]:
@@ -45,16 +50,26 @@ def _is_backed() -> ColumnElement[bool]:
         commissions.c.movement_id == movements.c.id, commissions.c.payment_id == payments.c.id, unsettled
     )
     refund = exists().where(deposits.c.refund_id == movements.c.id, deposits.c.on_chain == 0)
+    source = exists().where(gigs.c.id == movements.c.source_gig, gigs.c.is_funded == 0)
     kind = movements.c.kind
-    return ~(((kind == REWARD) & reward) | ((kind == COMMISSION) & commission) | ((kind == REFUND) & refund))
+    return ~(((kind == REWARD) & reward) | ((kind == COMMISSION) & commission) | ((kind == REFUND) & refund) | source)
 
 
 def due(connection: Connection, kind: str, limit: int, held: Collection[int] = ()) -> list[Movement]:
-    """Movements that can be sent now: due, on a deposit that is on chain, in no transaction under way, not `held`.
+    """Authorizations that can be sent now: due, on a deposit that is on chain, in no transaction under way, not `held`.
 
     Oldest first.
     """
-    wanted = (movements.c.state == "due", movements.c.kind == kind, movements.c.id.not_in(held))
+    return _due(connection, limit, movements.c.kind == kind, movements.c.asset.is_(None), movements.c.id.not_in(held))
+
+
+def due_in_tokens(connection: Connection, limit: int, held: Collection[int] = ()) -> list[Movement]:
+    """The same for other tokens, which a gig's wallet sends by itself."""
+    return _due(connection, limit, movements.c.asset.is_not(None), movements.c.id.not_in(held))
+
+
+def _due(connection: Connection, limit: int, *conditions: ColumnElement[bool]) -> list[Movement]:
+    wanted = (movements.c.state == "due", *conditions)
     query = (
         select(*_movement_columns())
         .where(*wanted, _not_in_flight(), _is_backed())
@@ -92,9 +107,21 @@ def write_commission(connection: Connection, payee: str, nonce_of: Callable[[int
     connection.execute(insert(commissions), [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
 
 
-def add(connection: Connection, kind: str, subject: int, payee: str, value: int, nonce: str) -> int:
+def add(
+    connection: Connection,
+    kind: str,
+    subject: int,
+    payee: str,
+    value: int,
+    nonce: str,
+    *,
+    source_gig: int | None = None,
+    asset: str | None = None,
+) -> int:
     """Note a movement that is due; its id."""
     values = {
+        "source_gig": source_gig,
+        "asset": asset,
         "kind": kind,
         "subject": subject,
         "payee": payee,
@@ -181,5 +208,8 @@ def void_orphans(connection: Connection, now_s: int) -> list[Movement]:
     return found
 
 
+_COLUMNS = ("id", "kind", "subject", "payee", "value", "nonce", "source_gig", "asset")
+
+
 def _movement_columns() -> list[Column[Any]]:
-    return [movements.c[name] for name in ("id", "kind", "subject", "payee", "value", "nonce")]
+    return [movements.c[name] for name in _COLUMNS]

@@ -1,16 +1,17 @@
-"""Gigs in the ledger. A gig is written in the transaction that settles its payment, so none is unpaid."""
+"""Gigs in the ledger. One that was bought is written in the transaction that settles its payment, so none is unpaid."""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, func, insert, or_, select, update
 
 from x402_gig.gigs.pricing import USDC_DECIMALS, USDC_SYMBOL
-from x402_gig.gigs.records import GigRecord
+from x402_gig.gigs.records import GigRecord, TokenInfo
 from x402_gig.payments.order import Purchase
 from x402_gig.store import funding
-from x402_gig.store.tables import commissions, gigs, movements, payments
+from x402_gig.store.tables import commissions, gig_deposits, gigs, movements, payments
 
 WalletOf = Callable[[int], str]
 NonceOf = Callable[[int], str]
@@ -28,71 +29,88 @@ class GigShelf:
         self, purchase: Purchase, *, reward_units: int, commission_units: int, start_at: int, end_at: int
     ) -> tuple[int, str]:
         """Make the gig and note that its reward is due; its id and its wallet's address."""
-        now = int(time.time())
         terms = purchase.terms
         values = {
             "payment_id": purchase.payment_id,
-            "wallet": "",
             "creator": purchase.payer,
-            "terms": json.dumps(terms),
-            "gig_type": terms.get("gig_type", ""),
-            "platform": terms.get("platform", ""),
-            "token": terms.get("token_address", ""),
-            "symbol": USDC_SYMBOL,
-            "decimals": USDC_DECIMALS,
             "reward": reward_units,
             "commission": commission_units,
             "start_at": start_at,
             "end_at": end_at,
-            "created_at": now,
         }
-        gig_id = self._connection.execute(insert(gigs).values(values).returning(gigs.c.id)).scalar_one()
-        wallet = self._wallet_of(gig_id)
-        self._connection.execute(update(gigs).where(gigs.c.id == gig_id).values(wallet=wallet))
+        usdc = TokenInfo(terms.get("token_address", ""), USDC_SYMBOL, USDC_DECIMALS)
+        gig_id, wallet = insert_gig(self._connection, self._wallet_of, terms, usdc, values)
         nonce = self._reward_nonce_of(gig_id)
         funding.add(self._connection, funding.REWARD, gig_id, wallet, reward_units, nonce)
         return gig_id, wallet
 
 
-def find_gig(connection: Connection, gig_id: int) -> GigRecord | None:
-    reward = movements.alias("reward_movement")
-    commission = movements.alias("commission_movement")
-    query = (
+def insert_gig(
+    connection: Connection, wallet_of: WalletOf, terms: Mapping[str, Any], token: TokenInfo, values: Mapping[str, Any]
+) -> tuple[int, str]:
+    """The new gig's id and its wallet, which follows from the id."""
+    described = {
+        "wallet": "",
+        "terms": json.dumps(terms),
+        "gig_type": terms.get("gig_type", ""),
+        "platform": terms.get("platform", ""),
+        "token": token.address,
+        "symbol": token.symbol,
+        "decimals": token.decimals,
+        "created_at": int(time.time()),
+    }
+    gig_id = connection.execute(insert(gigs).values({**described, **values}).returning(gigs.c.id)).scalar_one()
+    wallet = wallet_of(gig_id)
+    connection.execute(update(gigs).where(gigs.c.id == gig_id).values(wallet=wallet))
+    return gig_id, wallet
+
+
+def find_gig(connection: Connection, gig_id: int, key_id: int | None = None) -> GigRecord | None:
+    """None also when it is not live and the key that asks is not the one that created it."""
+    visible = or_(gigs.c.state == "live", gigs.c.key_id == key_id)
+    row = connection.execute(gig_rows().where(gigs.c.id == gig_id, visible)).mappings().first()
+    return record(row) if row is not None else None
+
+
+def gig_rows() -> Select[Any]:
+    """Gigs with their money; `record` reads what it selects."""
+    reward, commission, fee = (movements.alias(name) for name in ("reward", "commission", "fee"))
+    paid_by = select(gig_deposits.c.transaction).where(gig_deposits.c.gig_id == gigs.c.id, gig_deposits.c.on_chain == 1)
+    return (
         select(
             gigs,
-            payments.c.payer,
-            payments.c.network,
             payments.c.state.label("payment_state"),
-            payments.c.transaction.label("deposit"),
+            func.coalesce(
+                payments.c.transaction, paid_by.order_by(gig_deposits.c.id.desc()).limit(1).scalar_subquery()
+            ).label("deposit"),
             reward.c.transaction.label("reward_transaction"),
-            commission.c.transaction.label("commission_transaction"),
+            func.coalesce(commission.c.transaction, fee.c.transaction).label("commission_transaction"),
         )
-        .join(payments, payments.c.id == gigs.c.payment_id)
-        .join(reward, (reward.c.kind == "reward") & (reward.c.subject == gigs.c.id))
-        .outerjoin(commissions, commissions.c.payment_id == payments.c.id)
+        .outerjoin(payments, payments.c.id == gigs.c.payment_id)
+        .outerjoin(reward, (reward.c.kind == funding.REWARD) & (reward.c.subject == gigs.c.id))
+        .outerjoin(fee, (fee.c.kind == funding.FEE) & (fee.c.subject == gigs.c.id))
+        .outerjoin(commissions, (commissions.c.payment_id == payments.c.id) & (commissions.c.is_void == 0))
         .outerjoin(commission, commission.c.id == commissions.c.movement_id)
-        # A commission that was given up is followed by the one that takes its place.
-        .order_by(commissions.c.movement_id.desc())
-        .where(gigs.c.id == gig_id)
     )
-    row = connection.execute(query).mappings().first()
-    return _record(row) if row is not None else None
 
 
-def _record(row: RowMapping) -> GigRecord:
+def record(row: RowMapping) -> GigRecord:
+    bought = row["payment_id"] is not None
     return GigRecord(
         gig_id=row["id"],
+        key_id=row["key_id"],
+        state=row["state"],
         wallet=row["wallet"],
         creator=row["creator"],
         terms=json.loads(row["terms"]),
+        token=TokenInfo(row["token"], row["symbol"], row["decimals"]),
         reward_units=row["reward"],
         commission_units=row["commission"],
+        surplus_units=row["surplus"],
         start_at=row["start_at"],
         end_at=row["end_at"],
         created_at=row["created_at"],
-        suspended=row["payment_state"] != "settled",
-        payer=row["payer"],
-        network=row["network"],
+        suspended=row["payment_state"] != "settled" if bought else not row["is_funded"],
         deposit_transaction=row["deposit"],
         reward_transaction=row["reward_transaction"],
         commission_transaction=row["commission_transaction"],

@@ -151,6 +151,7 @@ NEW_COLUMNS: dict[str, dict[str, Any]] = {
         "token": "0x83",
         "symbol": "USDC",
         "decimals": 6,
+        "since_block": 0,
         "surplus": 0,
         "is_funded": 1,
         "start_fence": 0,

@@ -55,6 +55,7 @@ def _gigs() -> None:
         table.add_column(_number("decimals", sa.Integer()))
         for name in ("reward", "commission"):
             table.alter_column(name, existing_type=NUMBER, existing_nullable=False, type_=UNITS)
+        table.add_column(_number("since_block"))
         table.add_column(_text("surplus", 78, "0"))
         table.add_column(_number("is_funded", sa.Integer(), "1"))
         table.add_column(_number("start_fence"))
