@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp
 
 from x402_gig.api.app import Api, Probes, Readiness
+from x402_gig.api.keys import Keys
 from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
-from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
+from x402_gig.chain.wallets import MAX_GIG_ID, Wallet, Wallets
 from x402_gig.devnet.gas import give_gas
 from x402_gig.errors import CannotStart, GigError, Unavailable
 from x402_gig.facilitators.local import LocalFacilitator
@@ -29,11 +30,14 @@ from x402_gig.settings import Settings
 from x402_gig.settlement import preflight
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.clock import ChainClock
-from x402_gig.settlement.dispatcher import Dispatcher
+from x402_gig.settlement.dispatcher import Dispatcher, Queue
 from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.keyed import KeyedGigs
+from x402_gig.settlement.payouts import Payouts
 from x402_gig.settlement.reconciler import Reconciler
 from x402_gig.settlement.relayer import Relayer
 from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.turns import LedgerTurns, RedisTurns
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import payments
 from x402_gig.store.deposits import Shop
@@ -70,7 +74,10 @@ class Server:
     funding: Funding
     clock: ChainClock
     metrics: Metrics
+    payouts: Payouts
     client: FacilitatorClient | None = field(init=False, default=None)
+    redis_turns: RedisTurns | None = field(init=False, default=None)
+    keyed: KeyedGigs = field(init=False)
     checkout: Checkout = field(init=False)
     reconciler: Reconciler = field(init=False)
     dispatcher: Dispatcher = field(init=False)
@@ -80,9 +87,11 @@ class Server:
 
     def __post_init__(self) -> None:
         facilitator: LocalFacilitator | RemoteFacilitator
-        queue: LocalFacilitator | None = None
+        queues: list[Queue] = [self.payouts]
         if self.settings.facilitator == "local":
-            facilitator = queue = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.watcher)
+            local = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.watcher)
+            facilitator = local
+            queues.insert(0, local)
         else:
             self.client = FacilitatorClient(
                 self.settings.facilitator, self.settings.facilitator_token.get_secret_value()
@@ -90,9 +99,10 @@ class Server:
             facilitator = RemoteFacilitator(
                 self.client, self.seller, self.node, self.ledger, self.settling, self.claims, self.watcher.wake
             )
-        self.dispatcher = Dispatcher(self.relayers, queue, self.funding)
-        if queue is not None:
+        self.dispatcher = Dispatcher(self.relayers, queues, self.funding)
+        for queue in queues:
             queue.wake = self.dispatcher.wake
+        self.keyed = self._keyed_gigs()
         self.checkout = Checkout(
             seller=self.seller,
             book=PaymentBook(self.ledger),
@@ -114,10 +124,28 @@ class Server:
             reorg_depth=self.settings.reorg_depth,
             minimum_price=self.shop.minimum_price_units,
             metrics=self.metrics,
+            recheck=self.keyed.recheck,
         )
         self.settling.funding_due = self.fund_soon
         self.settling.slots_reopened = self.dispatcher.start_again
         self.settling.pause = self._pause
+
+    def _keyed_gigs(self) -> KeyedGigs:
+        redis_url = self.settings.redis_url.get_secret_value()
+        if redis_url:
+            self.redis_turns = RedisTurns(redis_url, self.wallets.intake.address, self.ledger)
+        return KeyedGigs(
+            shop=self.shop,
+            ledger=self.ledger,
+            node=self.node,
+            wallets=self.wallets,
+            watcher=self.watcher,
+            turns=self.redis_turns or LedgerTurns(self.ledger),
+            commission_address=self.settings.commission_address,
+            confirmations=self.settings.confirmations,
+            reorg_depth=self.settings.reorg_depth,
+            funding_due=self.fund_soon,
+        )
 
     def _pause(self) -> str:
         return "its relayers are out of gas" if self.dispatcher.is_out_of_gas else ""
@@ -129,7 +157,8 @@ class Server:
     @property
     def app(self) -> ASGIApp:
         probes = Probes(self.readiness, self.measure)
-        return Api(self.checkout, self.shop, self.find_gig, probes, self.settings.public_url).build()
+        keys = Keys(self.ledger)
+        return Api(self.checkout, self.shop, self.keyed, keys, self.find_gig, probes, self.settings.public_url).build()
 
     async def prepare(self) -> None:
         """Check everything that must hold, and finish reading the chain. Raises CannotStart or Unavailable."""
@@ -158,6 +187,7 @@ class Server:
             tasks = [
                 group.create_task(self.watcher.run(WATCH_INTERVAL_S), name="watcher"),
                 group.create_task(self.dispatcher.run(), name="dispatcher"),
+                group.create_task(self.payouts.serve(), name="payouts"),
                 group.create_task(self.reconciler.run(RECONCILE_INTERVAL_S), name="reconciler"),
             ]
             try:
@@ -170,12 +200,14 @@ class Server:
         await self.node.rpc.close()
         if self.client is not None:
             await self.client.close()
+        if self.redis_turns is not None:
+            await self.redis_turns.close()
         self.ledger.close()
 
-    async def find_gig(self, gig_id: int) -> GigRecord | None:
+    async def find_gig(self, gig_id: int, key_id: int | None = None) -> GigRecord | None:
         if not 0 < gig_id <= MAX_GIG_ID:
             return None
-        return await self.ledger.read(lambda c: find_gig(c, gig_id))
+        return await self.ledger.read(lambda c: find_gig(c, gig_id, key_id))
 
     async def readiness(self) -> Readiness:
         """At most `READINESS_TTL_S` old: strangers may ask as often as they like."""
@@ -215,7 +247,7 @@ class Server:
             problems["chain"] = self.watcher.problem or f"no new look at the chain for {STALE_HEAD_S} s"
         if self.settling.halt:
             problems["halted"] = self.settling.halt
-        warnings = {"funding": self.funding.problem, "clock": self.clock.problem}
+        warnings = {"funding": self.funding.problem, "payouts": self.payouts.problem, "clock": self.clock.problem}
         return Readiness(problems, {name: text for name, text in warnings.items() if text})
 
     async def _look_at_token(self) -> dict[str, str]:
@@ -241,10 +273,10 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     settling = Settling(ledger, shelves, intake=intake, asset=token.address, clock=clock)
     depths = {"confirmations": settings.confirmations, "reorg_depth": settings.reorg_depth}
     watcher = Watcher(node, ledger, settling, clock, intake=intake, **depths)
-    relayers = [
-        Relayer(wallets.relayer(index), node, ledger, settling, watcher, settings.confirmations, metrics)
-        for index in range(settings.relayers)
-    ]
+
+    def sender(wallet: Wallet) -> Relayer:
+        return Relayer(wallet, node, ledger, settling, watcher, settings.confirmations, metrics)
+
     return Server(
         settings=settings,
         wallets=wallets,
@@ -254,11 +286,12 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         shop=shop,
         settling=settling,
         watcher=watcher,
-        relayers=relayers,
+        relayers=[sender(wallets.relayer(index)) for index in range(settings.relayers)],
         claims=Claims(ledger, shelves, settling, watcher),
         funding=Funding(ledger, node, wallets, settings.commission_address, clock),
         clock=clock,
         metrics=metrics,
+        payouts=Payouts(ledger, node, wallets, sender),
     )
 
 

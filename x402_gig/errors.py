@@ -3,8 +3,12 @@
     GigError
     ├── BadRequest              the request cannot be understood
     │   ├── ValidationFailed    the terms are wrong; carries every problem
+    │   ├── NotFunded           the gig's wallet does not hold what it should
+    │   ├── NotStartable        the gig is live already, or cancelled
     │   └── BodyTooLarge
+    ├── InvalidApiKey           no key that may be used
     ├── NotFound                no such chain, gig or page
+    ├── BeingProcessed          somebody else is starting this gig
     ├── PaymentConflict         this payment already bought something else
     ├── OutcomeUnknown          the money may or may not have moved; ask again with the same payment
     ├── Unavailable             nothing was sent and nothing was charged; try again
@@ -44,12 +48,37 @@ class ValidationFailed(BadRequest):
         super().__init__("; ".join(self.details))
 
 
+class NotFunded(BadRequest):
+    """`details` say what is expected, and where."""
+
+    reason = "not_funded"
+
+    def __init__(self, detail: str, details: Iterable[str]) -> None:
+        super().__init__(detail)
+        self.details = list(details)
+
+
+class NotStartable(BadRequest):
+    reason = "not_startable"
+
+
 class BodyTooLarge(BadRequest):
     reason = "body_too_large"
 
 
+class InvalidApiKey(GigError):
+    reason = "invalid_api_key"
+
+
 class NotFound(GigError):
     reason = "not_found"
+
+
+class BeingProcessed(GigError):
+    reason = "being_processed"
+
+    def __init__(self, gig_id: int) -> None:
+        super().__init__(f"Gig with id {gig_id} is currently being processed")
 
 
 class PaymentConflict(GigError):

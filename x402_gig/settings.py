@@ -111,6 +111,7 @@ class Settings(BaseSettings):
     commission_address: Annotated[str, AfterValidator(_address)]
     public_url: WebUrl
     database_url: SecretStr = SecretStr("sqlite:///x402-gig.db")
+    redis_url: SecretStr = SecretStr("")
     host: str = "127.0.0.1"
     port: int = Field(4021, ge=0, le=65535)
     commission_bps: int = Field(1000, ge=0, le=10_000)

@@ -1,9 +1,9 @@
 """The HTTP face: routes, the paywall in front of one of them, CORS around everything."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,14 +22,16 @@ from x402.http.constants import (
 )
 
 from x402_gig.api.errors import HANDLERS
-from x402_gig.errors import NotFound
+from x402_gig.api.keys import Keys
+from x402_gig.errors import NotFound, ValidationFailed
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.views import gig_view
 from x402_gig.metrics import CONTENT_TYPE_LATEST
 from x402_gig.payments.checkout import Checkout
-from x402_gig.payments.gate import PaymentGate
+from x402_gig.payments.gate import PaymentGate, parse_object, read_body_in_time
 from x402_gig.payments.outcome import Settled
+from x402_gig.settlement.keyed import KeyedGigs
 
 EXPOSED_HEADERS = [
     PAYMENT_REQUIRED_HEADER,
@@ -42,7 +44,7 @@ EXPOSED_HEADERS = [
 
 
 class GigFinder(Protocol):
-    async def __call__(self, gig_id: int) -> GigRecord | None: ...
+    async def __call__(self, gig_id: int, key_id: int | None) -> GigRecord | None: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Api:
 
     checkout: Checkout
     shop: GigShop
+    keyed: KeyedGigs
+    keys: Keys
     find_gig: GigFinder
     probes: Probes
     public_url: str
@@ -82,12 +86,25 @@ class Api:
         }
         return JSONResponse(purchase.answer | {"payment": payment})
 
+    async def create_unfunded(self, request: Request) -> Response:
+        key = await self.keys.check(request)
+        return JSONResponse(await self.keyed.create(key.id, await _object(request)), 201)
+
+    async def start_gig(self, request: Request) -> Response:
+        key = await self.keys.check(request)
+        gig_id = (await _object(request)).get("gig_id")
+        if not isinstance(gig_id, int) or isinstance(gig_id, bool):
+            raise ValidationFailed(["Invalid gig id"])
+        await self.keyed.start(key.id, gig_id)
+        return JSONResponse({"data": {"message": "Gig started successfully", "gig_id": gig_id}})
+
     async def show_gig(self, request: Request) -> Response:
         gig_id = request.path_params["gig_id"]
         if not re.fullmatch("[0-9]{1,100}", gig_id):
             raise HTTPException(404)
         # Longer than any id, and not worth a conversion.
-        gig = await self.find_gig(int(gig_id)) if len(gig_id) < 20 else None
+        key = await self.keys.find(request)
+        gig = await self.find_gig(int(gig_id), key.id if key else None) if len(gig_id) < 20 else None
         if gig is None:
             raise NotFound(f"Gig with id {gig_id} not found")
         return JSONResponse(
@@ -110,6 +127,8 @@ class Api:
         paywall = Middleware(PaymentGate, product=self.shop, checkout=self.checkout, public_url=self.public_url)
         routes = [
             Route("/api/gigs/create/x402", self.create_gig, methods=["POST"], middleware=[paywall]),
+            Route("/api/gigs/create", self.create_unfunded, methods=["POST"]),
+            Route("/api/gigs/start", self.start_gig, methods=["POST"]),
             Route("/api/gigs/{gig_id}", self.show_gig),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
@@ -119,6 +138,11 @@ class Api:
         # A redirect would name the host of the request, not the public one, and lose the payment on the way.
         app.router.redirect_slashes = False
         return with_cors(app)
+
+
+async def _object(request: Request) -> Mapping[str, Any]:
+    """The body's JSON object, whatever its content type. Raises BadRequest."""
+    return parse_object(await read_body_in_time(request.receive))
 
 
 def with_cors(app: ASGIApp) -> ASGIApp:

@@ -9,9 +9,13 @@ from starlette.responses import JSONResponse, Response
 
 from x402_gig.errors import (
     BadRequest,
+    BeingProcessed,
     BodyTooLarge,
     GigError,
+    InvalidApiKey,
     NotFound,
+    NotFunded,
+    NotStartable,
     OutcomeUnknown,
     PaymentConflict,
     Unavailable,
@@ -24,13 +28,17 @@ RETRY_AFTER_S = 5
 STATUS: Mapping[type[GigError], int] = {
     BodyTooLarge: 413,
     BadRequest: 400,
+    InvalidApiKey: 401,
     NotFound: 404,
+    BeingProcessed: 409,
     PaymentConflict: 409,
     OutcomeUnknown: 503,
     Unavailable: 503,
 }
 HTTP_TEXTS = {404: "Not found", 405: "Method not allowed"}
-FAILURES = {"/api/gigs/create/x402": "Failed to create gig"}
+FAILURES = {"/api/gigs/create/x402": "Failed to create gig", "/api/gigs/create": "Failed to create gig"}
+# The gig API says only this much of these.
+TERSE = (NotFound, InvalidApiKey, NotStartable, BeingProcessed)
 
 
 def status_of(error: GigError) -> int:
@@ -49,7 +57,9 @@ def answer_gig_error(request: Request, error: Exception) -> Response:
 def _body(error: GigError) -> dict[str, Any]:
     if isinstance(error, ValidationFailed):
         return {"error": "Validation failed", "details": error.details}
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFunded):
+        return {"error": {"message": error.detail, "details": error.details}}
+    if isinstance(error, TERSE):
         return {"error": error.detail}
     return {"error": error.detail, "reason": error.reason}
 

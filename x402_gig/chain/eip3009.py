@@ -13,6 +13,8 @@ from x402_gig.payments.payment import Authorization
 
 TRANSFER_TOPIC = "0x" + keccak(text="Transfer(address,address,uint256)").hex()
 AUTHORIZATION_USED_TOPIC = "0x" + keccak(text="AuthorizationUsed(address,bytes32)").hex()
+# As a filter: both halves of every pair.
+MOVED_TOPICS = [AUTHORIZATION_USED_TOPIC, TRANSFER_TOPIC]
 
 _DOMAIN_TYPEHASH = keccak(text="EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 _TRANSFER_TYPEHASH = keccak(

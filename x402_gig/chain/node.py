@@ -12,11 +12,12 @@ from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_utils.crypto import keccak
 from hexbytes import HexBytes
 
-from x402_gig.chain import batcher, eip3009
+from x402_gig.chain import batcher, eip3009, erc20
 from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
 from x402_gig.chain.rpc import Rpc
 from x402_gig.errors import ChainRefused, ChainUnavailable
+from x402_gig.gigs.records import TokenInfo
 from x402_gig.payments.payment import Authorization
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ SEND_TIMEOUT_S = 5
 PRIORITY_FEE_TTL_S = 10
 # More than a cold storage slot and the proxy in front of the token cost.
 READ_GAS = 50_000
+# Of the answer to a call that is not the batcher's, in bytes.
+MAX_ANSWER = 256
 # In one question for logs.
 PAYERS_ASKED = 100
 
@@ -195,7 +198,7 @@ class Node:
         if not await self._traces(where, account):
             return []
         # A pair is two neighbours of the whole block; its other half is not in the filtered lists.
-        return await self._logs(where, [[eip3009.AUTHORIZATION_USED_TOPIC, eip3009.TRANSFER_TOPIC]])
+        return await self._logs(where, [eip3009.MOVED_TOPICS])
 
     async def _receipts(self, block: Block) -> list[list[dict[str, Any]]] | None:
         """The logs of each transaction; None when the node does not have the block."""
@@ -234,6 +237,43 @@ class Node:
         found = _transfers([*traces, *used], self.token.address)
         return [t for t in found if t.value or (t.payer == account and t.nonce)]
 
+    async def token_info(self, token: str) -> tuple[int, TokenInfo | None]:
+        """What any ERC-20 says of itself, or None when it is none; and the block in which it was asked."""
+        number, answers = await self.simulate(erc20.info_calls(token, batcher.address()))
+        return number, erc20.token_info(token, answers)
+
+    async def token_balance(self, token: str, account: str, block: Block) -> int | None:
+        """Of any ERC-20, in base units; None when it does not say."""
+        asked = Call(token, erc20.ASKED_GAS, eip3009.balance_of_call(account))
+        _, [balance] = await self.simulate([asked], block)
+        return balance.number if erc20.is_word(balance) else None
+
+    async def token_deposits(self, token: str, account: str, first: int, last: int) -> list[TokenTransfer]:
+        """Transfers of any ERC-20 to `account` in a range of blocks, both ends included."""
+        query = {"fromBlock": hex(first), "toBlock": hex(last), "address": token}
+        logs = await self.rpc.call("eth_getLogs", {**query, "topics": [eip3009.TRANSFER_TOPIC, None, _topic(account)]})
+        try:
+            return _transfers(erc20.plain_transfers(logs), token)
+        except MALFORMED:
+            raise ChainUnavailable("the chain node's logs are malformed") from None
+
+    async def executed(self, payer: str, nonce: str, first: int) -> list[TokenTransfer]:
+        """What an authorization moved, if it was executed in this block or later."""
+        where = {"fromBlock": hex(first), "toBlock": "latest"}
+        used = await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, _topic(payer), nonce])
+        blocks = {str(log["blockHash"]) for log in used}
+        logs = [await self._logs({"blockHash": h}, [eip3009.MOVED_TOPICS]) for h in sorted(blocks)]
+        return [t for found in logs for t in _transfers(found, self.token.address) if t.nonce == nonce]
+
+    async def call_as(self, sender: str, call: Call) -> Result:
+        """What this account would get for a call of its own. ChainRefused: it would fail."""
+        transaction = {"from": sender, "to": call.target, "gas": hex(call.gas_limit), "data": "0x" + call.data.hex()}
+        return Result(True, True, 0, _bytes(await self.rpc.call("eth_call", transaction, "latest"))[:MAX_ANSWER])
+
+    async def estimate_gas(self, sender: str, to: str, data: bytes) -> int:
+        """ChainRefused: it would fail."""
+        return _int(await self.rpc.call("eth_estimateGas", {"from": sender, "to": to, "data": "0x" + data.hex()}))
+
     async def _traces(self, where: dict[str, str], account: str) -> list[dict[str, Any]]:
         topic = _topic(account)
         incoming = await self._logs(where, [eip3009.TRANSFER_TOPIC, None, topic])
@@ -257,7 +297,7 @@ def _topic(account: str) -> str:
 
 
 def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransaction:
-    """An EIP-1559 transaction; `fields` has chainId, nonce, to, data, gas, maxFeePerGas, maxPriorityFeePerGas."""
+    """An EIP-1559 transaction: chainId, nonce, to, data, gas, maxFeePerGas, maxPriorityFeePerGas and perhaps value."""
     signed = Account.sign_transaction({"type": 2, "value": 0, **fields}, key.secret)
     raw = bytes(signed.raw_transaction)
     return SignedTransaction("0x" + keccak(raw).hex(), "0x" + raw.hex())
@@ -266,7 +306,7 @@ def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransacti
 def unsigned_fields(raw: str) -> dict[str, Any]:
     """What `sign_transaction` made `raw` of."""
     fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
-    names = ("chainId", "nonce", "to", "data", "gas", "maxFeePerGas", "maxPriorityFeePerGas")
+    names = ("chainId", "nonce", "to", "value", "data", "gas", "maxFeePerGas", "maxPriorityFeePerGas")
     return {name: fields[name] for name in names}
 
 

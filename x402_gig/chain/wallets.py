@@ -60,6 +60,13 @@ class Wallets:
     def commission_nonce(self, row: int) -> str:
         return self._nonce("commission", row)
 
+    def fee_nonce(self, gig_id: int) -> str:
+        """Of the commission that leaves the gig's own wallet."""
+        return self._nonce("fee", gig_id)
+
+    def surplus_nonce(self, row: int) -> str:
+        return self._nonce("surplus", row)
+
     def refund_nonce(self, *source: str | int) -> str:
         """`source` is what the deposit is known by: (asset, payer, nonce), or (asset, transaction, log index)."""
         return self._nonce("refund", *source)

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from x402_gig.errors import ValidationFailed
 from x402_gig.gigs import lifecycle
-from x402_gig.gigs.pricing import Price, to_tokens
-from x402_gig.gigs.terms import Limits, Terms, read_terms
+from x402_gig.gigs.pricing import USDC_DECIMALS, Price, to_tokens
+from x402_gig.gigs.records import TokenInfo
+from x402_gig.gigs.terms import KeyLimits, Limits, Terms, read_terms
 from x402_gig.payments.order import Fulfilled, Order, Purchase
 
 PRODUCT = "gig"
@@ -22,6 +23,15 @@ class Shelf(Protocol):
     ) -> tuple[int, str]:
         """Make the gig and note that its reward is due; its id and its wallet's address. Times are Unix seconds."""
         ...
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A gig to be created with an API key, and what it costs in base units of its token."""
+
+    terms: Terms
+    token: TokenInfo
+    price: Price
 
 
 def _now() -> datetime:
@@ -75,15 +85,41 @@ class GigShop:
             "gig_wallet_address": wallet,
             "gig_token_address": terms.token_address,
             "gig_chain_id": self.chain_id,
-            "gig_balance": to_tokens(price.reward_units),
-            "platform_fee": to_tokens(price.commission_units),
-            "total_amount": to_tokens(price.total_units),
+            **_amounts(price),
             "status": status,
             "start_time": iso(start),
             "end_time": iso(end),
             "message": "Gig created and started" if status == "active" else "Gig created, it starts at its start time",
         }
         return Fulfilled(answer, price.commission_units)
+
+    # With an API key
+
+    def offer(self, body: Mapping[str, Any], token: TokenInfo | None) -> Offer:
+        """Terms and price for a key's holder. Raises ValidationFailed or NotFound."""
+        limits = KeyLimits(token, self.limits.maximum_units // 10**USDC_DECIMALS, self.limits.chain)
+        draft = read_terms(body, limits, self.clock())
+        if draft.problems or draft.terms is None or token is None:
+            raise ValidationFailed(draft.problems)
+        return Offer(draft.terms, token, Price.of(draft.terms.amount_units, self.commission_bps))
+
+    def created(self, gig_id: int, wallet: str, offer: Offer) -> dict[str, Any]:
+        """The answer to whoever is to fund it."""
+        return {
+            "gig_id": gig_id,
+            "gig_wallet_address": wallet,
+            "gig_token_address": offer.token.address,
+            "gig_chain_id": self.chain_id,
+            **_amounts(offer.price, offer.token.decimals),
+        }
+
+
+def _amounts(price: Price, decimals: int = USDC_DECIMALS) -> dict[str, str]:
+    return {
+        "gig_balance": to_tokens(price.reward_units, decimals),
+        "platform_fee": to_tokens(price.commission_units, decimals),
+        "total_amount": to_tokens(price.total_units, decimals),
+    }
 
 
 def iso(moment: datetime) -> str:

@@ -6,11 +6,11 @@ settled yesterday must find its gig also when the limit has moved since.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -27,12 +27,14 @@ from x402_gig.gigs.catalogue import (
     normal_url,
 )
 from x402_gig.gigs.pricing import UINT256_MAX, USDC_DECIMALS, to_tokens, to_units
+from x402_gig.gigs.records import TokenInfo
 
 MAX_TEXT_CHARS = 2000
 MAX_WORD_CHARS = 100
 MAX_URL_CHARS = 500
 MAX_NAME_CHARS = 100
 MAX_AHEAD = timedelta(days=365)
+USUAL_DECIMALS = 18
 
 _ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{40}")
 _DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -85,6 +87,19 @@ class Draft:
     problems: tuple[str, ...]
 
 
+class Rules(Protocol):
+    """What a create call may ask for. `decimals` are those of the token that the reward is in."""
+
+    @property
+    def chain(self) -> str: ...
+    @property
+    def durations(self) -> Collection[Duration]: ...
+    @property
+    def decimals(self) -> int: ...
+    def token_problem(self, address: str) -> str | None: ...
+    def amount_problem(self, units: int) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class Limits:
     """What this operator sells: amounts in base units of the USDC at `token_address`, on the chain it serves."""
@@ -93,6 +108,8 @@ class Limits:
     maximum_units: int
     token_address: str
     chain: str = "base"
+    durations: Collection[Duration] = X402_DURATIONS
+    decimals: int = USDC_DECIMALS
 
     def token_problem(self, address: str) -> str | None:
         return None if address == self.token_address.lower() else "Only USDC is supported"
@@ -102,6 +119,39 @@ class Limits:
             return f"Minimum amount is {to_tokens(self.minimum_units)}"
         if units > self.maximum_units:
             return f"Maximum amount is {to_tokens(self.maximum_units)}"
+        return None
+
+
+@dataclass(frozen=True)
+class KeyLimits:
+    """What a holder of an API key may create: rewards in `token`, which is None when there is no such ERC-20."""
+
+    token: TokenInfo | None
+    maximum_tokens: int
+    chain: str = "base"
+    durations: Collection[Duration] = tuple(Duration)
+
+    @property
+    def decimals(self) -> int:
+        # Without a token the rest is read all the same: every problem is listed at once.
+        return self.token.decimals if self.token else USUAL_DECIMALS
+
+    def token_problem(self, address: str) -> str | None:
+        return None if self.token else "Invalid token address"
+
+    def amount_problem(self, units: int) -> str | None:
+        if units == 0:
+            return "Invalid amount"
+        if units > self.maximum_tokens * 10**self.decimals:
+            return f"Maximum amount is {self.maximum_tokens}"
+        return None
+
+
+def token_of(body: Mapping[str, object]) -> str | None:
+    """The token that a reward is to be in, lower case; None when it is no address."""
+    try:
+        return _address(body.get("token_address"))
+    except ValueError:
         return None
 
 
@@ -115,7 +165,7 @@ def check_chain(chain: object, served: str) -> None:
         raise NotFound("Chain not found")
 
 
-def read_terms(body: Mapping[str, object], limits: Limits, now: datetime) -> Draft:
+def read_terms(body: Mapping[str, object], limits: Rules, now: datetime) -> Draft:
     """Read a create call's JSON object (gig API, "The fine print"), whose numbers are int or Decimal.
 
     Raises NotFound for a chain that is not served. Everything else that is wrong is in the draft's problems.
@@ -125,18 +175,18 @@ def read_terms(body: Mapping[str, object], limits: Limits, now: datetime) -> Dra
     values: dict[str, Any] = {
         "chain": form.read("chain", _one_of([limits.chain])),
         "token_address": form.read("token_address", _address, limit=limits.token_problem),
-        "amount_units": form.read("amount", _units, limit=limits.amount_problem),
+        "amount_units": form.read("amount", lambda v: _units(v, limits.decimals), limit=limits.amount_problem),
         "start_time": form.read("start_time", _start_time, limit=lambda start: start_problem(start, now)),
-        "duration": form.read("duration", _one_of(X402_DURATIONS)),
+        "duration": form.read("duration", _one_of(limits.durations)),
         "gig_type": (gig_type := form.read("gig_type", _one_of(GigType))),
-        **_read_by_type(form, gig_type),
+        **_read_by_type(form, gig_type, limits.decimals),
     }
     form.refuse_unknown()
     terms = None if form.is_broken else Terms.model_validate(values)
     return Draft(terms, tuple(dict.fromkeys(form.problems)))
 
 
-def _read_by_type(form: "_Form", gig_type: GigType | None) -> dict[str, Any]:
+def _read_by_type(form: "_Form", gig_type: GigType | None, decimals: int) -> dict[str, Any]:
     rules = RULES[gig_type] if gig_type else _NO_RULES
     form.missing = {name: f"{_SAID.get(name, name)} required for {gig_type} tasks" for name in rules.required}
     platform = _read_platform(form, gig_type, rules)
@@ -147,7 +197,7 @@ def _read_by_type(form: "_Form", gig_type: GigType | None) -> dict[str, Any]:
         "earning_criteria": form.read_optional("earning_criteria", _text, "earning_criteria") or rules.earning_criteria,
         "keyword": form.read_optional("keyword", _word),
         "token_contract": form.read_optional("token_contract", _address),
-        "token_amount_needed": form.read_optional("token_amount_needed", _token_amount),
+        "token_amount_needed": form.read_optional("token_amount_needed", lambda value: _token_amount(value, decimals)),
         "verifier": form.read_optional("verifier", _word),
     }
 
@@ -240,14 +290,14 @@ def _address(value: object) -> str:
     return value.lower()
 
 
-def _units(value: object) -> int:
+def _units(value: object, decimals: int) -> int:
     """Base units from a JSON number or a string of plain digits; bool is an int to Python, but no number."""
     if isinstance(value, str):
         if not _DIGITS.fullmatch(value):
             raise ValueError("not plain digits")
     elif isinstance(value, bool) or not isinstance(value, int | Decimal) or _is_huge(value):
         raise ValueError("not a number")
-    return to_units(Decimal(value), USDC_DECIMALS)
+    return to_units(Decimal(value), decimals)
 
 
 def _is_huge(value: int | Decimal) -> bool:
@@ -255,11 +305,11 @@ def _is_huge(value: int | Decimal) -> bool:
     return isinstance(value, int) and abs(value) > UINT256_MAX
 
 
-def _token_amount(value: object) -> str:
-    units = _units(value)
+def _token_amount(value: object, decimals: int) -> str:
+    units = _units(value, decimals)
     if units == 0:
         raise ValueError("needs to be more than nothing")
-    return to_tokens(units)
+    return to_tokens(units, decimals)
 
 
 def _start_time(value: object) -> datetime:

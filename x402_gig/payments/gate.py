@@ -45,7 +45,7 @@ class PaymentGate:
         self._required = lru_cache(maxsize=1024)(self._build_required)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read_body_in_time(receive)
+        body = await read_body_in_time(receive)
         payment = wire.read_payment(dict(Headers(scope=scope)))
         asked = parse_object(body)
         order = self._product.order(asked)
@@ -115,7 +115,8 @@ class PaymentGate:
         return encode_payment_required_header(v2), json.dumps(body)
 
 
-async def _read_body_in_time(receive: Receive) -> bytes:
+async def read_body_in_time(receive: Receive) -> bytes:
+    """The whole request body. Raises BadRequest and BodyTooLarge."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await read_body(receive)

@@ -18,8 +18,10 @@ NO_GAS_S = 5.0
 Job = Callable[[Relayer], Awaitable[None]]
 
 
-class DepositQueue(Protocol):
-    """Buyers' payments that wait for a relayer."""
+class Queue(Protocol):
+    """What waits for a relayer: buyers' payments, wallets without gas. It calls `wake` when something does."""
+
+    wake: Callable[[], None]
 
     def waits(self) -> bool: ...
     async def run(self, relayer: Relayer) -> None:
@@ -28,11 +30,11 @@ class DepositQueue(Protocol):
 
 
 class Dispatcher:
-    """One worker for each relayer. `wake` tells them that something may have come up."""
+    """One worker for each relayer. `wake` tells them that something may have come up; the first queue goes first."""
 
-    def __init__(self, relayers: Sequence[Relayer], queue: DepositQueue | None, funding: Funding) -> None:
+    def __init__(self, relayers: Sequence[Relayer], queues: Sequence[Queue], funding: Funding) -> None:
         self._relayers = relayers
-        self._queue = queue
+        self._queues = queues
         self._funding = funding
         self._work = asyncio.Event()
         # Counts reorganisations: after each, every relayer looks for slots that are open again.
@@ -89,10 +91,10 @@ class Dispatcher:
         await (job(relayer) if job is not None else self._idle())
 
     def _next_job(self) -> Job | None:
-        waits = self._queue is not None and self._queue.waits()
-        if self._funding.is_wanted(deposits_wait=waits):
+        waiting = next((queue for queue in self._queues if queue.waits()), None)
+        if self._funding.is_wanted(others_wait=waiting is not None):
             return self._funding.run
-        return self._queue.run if self._queue is not None and waits else None
+        return waiting.run if waiting is not None else None
 
     async def _idle(self) -> None:
         self._work.clear()

@@ -1,4 +1,4 @@
-"""Moves deposits on: rewards to the gigs' wallets, commissions to the operator, refunds to payers, in the background.
+"""Moves USDC on: rewards to the gigs' wallets, commissions to the operator, refunds to payers, in the background.
 
 A funding transaction names a block it relies on and the batcher refuses it on any other chain, so a deposit that a
 reorganisation drops cannot be paid on out of its neighbours'. What the token refuses to move is held back and tried
@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
@@ -18,9 +19,9 @@ from x402_gig.errors import Unavailable
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.relayer import Batch, Relayer
-from x402_gig.store import binding, deposits, funding
+from x402_gig.store import binding, deposits, direct, funding
 from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.funding import COMMISSION, REFUND, REWARD, Movement
+from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ MAX_MOVEMENTS = 120
 # Of a batch besides its calls, and of each call besides its own limit.
 BATCH_GAS = 100_000
 CALLDATA_GAS = 6_000
+LATER = (REFUND, FEE, SURPLUS)
 
 
 @dataclass
@@ -45,7 +47,8 @@ class Hold:
 
     def __str__(self) -> str:
         move = self.movement
-        return f"{move.kind} {move.subject} ({to_tokens(move.value)} USDC to {move.payee}): {self.reason}"
+        value = f"{to_tokens(move.value)} USDC" if move.asset is None else f"{move.value} base units of {move.asset}"
+        return f"{move.kind} {move.subject} ({value} to {move.payee}): {self.reason}"
 
 
 @dataclass
@@ -73,14 +76,14 @@ class Funding:
         if self._due_since is None:
             self._due_since = time.monotonic()
 
-    def is_wanted(self, deposits_wait: bool) -> bool:
-        """Deposits go first, but for ten seconds only."""
+    def is_wanted(self, others_wait: bool) -> bool:
+        """Others go first, but for ten seconds only."""
         now = time.monotonic()
         if any(hold.until <= now for hold in self._held.values()):
             self.due()
         if self._busy or self._due_since is None or now < self._not_before:
             return False
-        return not deposits_wait or now - self._due_since > PATIENCE_S
+        return not others_wait or now - self._due_since > PATIENCE_S
 
     async def run(self, relayer: Relayer) -> None:
         """Send one batch; what is refused is held back for a while."""
@@ -143,6 +146,7 @@ class Funding:
 
     async def _hold_back(self, sent: Sequence[Movement], valid_before: int) -> None:
         """Those that are not on chain wait, each longer than the last time; the others go on."""
+        await self._find_executed(await self.ledger.read(lambda c: funding.still_due(c, sent)))
         failed = await self.ledger.read(lambda c: funding.still_due(c, sent))
         if not failed:
             return
@@ -152,6 +156,15 @@ class Funding:
             hold = Hold(move, reason, pause_s, time.monotonic() + pause_s)
             self._held[move.movement_id] = hold
             log.error("funding: %s; next try in %d s", hold, pause_s)
+
+    async def _find_executed(self, unread: Sequence[Movement]) -> None:
+        """The watcher reads what leaves the intake, but not what leaves the gigs' wallets."""
+        for move in unread:
+            if move.source_gig is not None:
+                since = await self.ledger.read(partial(direct.since_block, gig_id=move.source_gig))
+                wallet = self.wallets.gig_address(move.source_gig)
+                found = await self.node.executed(wallet, move.nonce, since)
+                await self.ledger.write(partial(funding.complete, transfers=found))
 
     async def _reasons(self, failed: Sequence[Movement], valid_before: int) -> list[str]:
         """What the token says to each; these signatures are public already."""
@@ -179,9 +192,9 @@ class Funding:
         return ""
 
     def signed_call(self, move: Movement, valid_before: int) -> bytes:
-        intake = self.wallets.intake
-        authorization = Authorization(intake.address, move.payee, move.value, 0, valid_before, move.nonce)
-        signature = self.node.token.sign(authorization, intake.key)
+        payer = self.wallets.intake if move.source_gig is None else self.wallets.gig_wallet(move.source_gig)
+        authorization = Authorization(payer.address, move.payee, move.value, 0, valid_before, move.nonce)
+        signature = self.node.token.sign(authorization, payer.key)
         return eip3009.transfer_call(authorization, signature, ecdsa=True)
 
 
@@ -214,11 +227,11 @@ class Plan:
         return self._batch() if self.moves else None
 
     def _due(self, connection: Connection) -> list[Movement]:
-        """Rewards with the commission, or refunds: these have batches of their own."""
+        """Rewards with the commission, or refunds, or what leaves the gigs' wallets: each has batches of its own."""
         held = self._funding.held()
         moves = funding.due(connection, COMMISSION, 1, held)
         moves = funding.due(connection, REWARD, self._limit - len(moves), held) + moves
-        return moves or funding.due(connection, REFUND, self._limit, held)
+        return moves or next(filter(None, (funding.due(connection, k, self._limit, held) for k in LATER)), [])
 
     def _batch(self) -> Batch:
         calls = [self._funding.signed_call(move, self._valid_before) for move in self.moves]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -59,6 +59,8 @@ class Reconciler:
     reorg_depth: int
     minimum_price: int
     metrics: Metrics
+    # Of gigs that a reorganisation has suspended.
+    recheck: Callable[[], Awaitable[None]]
     _after: int = field(default=0, init=False)
     _resent: dict[int, float] = field(default_factory=dict, init=False)
     _newest_refund: int = field(default=0, init=False)
@@ -66,7 +68,7 @@ class Reconciler:
     async def run(self, interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
-            for task in (self.settling.tell_known, self.reconcile, self.resend, self.void, self.refund):
+            for task in (self.settling.tell_known, self.reconcile, self.resend, self.void, self.refund, self.recheck):
                 try:
                     await task()
                 except GigError as exc:

@@ -49,6 +49,7 @@ class Batch:
     payment_ids: Sequence[int] = ()
     movements: Sequence[Movement] = ()
     valid_before: int = 0
+    value: int = 0
     to: str = field(default_factory=batcher.checksum_address)
 
 
@@ -122,7 +123,7 @@ class Relayer:
         if batch is None:
             return None
         slot = slots.open_slot(connection, self.wallet.address, purpose, self._chain_nonce)
-        call = {"to": batch.to, "data": batch.data, "gas": batch.gas}
+        call = {"to": batch.to, "value": batch.value, "data": batch.data, "gas": batch.gas}
         slots.add_attempt(connection, slot, self.sign(slot, call, fees))
         if batch.payment_ids:
             slots.enter_payments(connection, slot, batch.payment_ids)
@@ -135,6 +136,7 @@ class Relayer:
             "chainId": self.node.token.chain_id,
             "nonce": slot.nonce,
             "to": call["to"],
+            "value": call["value"],
             "data": call["data"],
             "gas": call["gas"],
             "maxFeePerGas": fees.max_fee,
@@ -164,7 +166,7 @@ class Relayer:
         end = End(receipt.block_number, receipt.block_hash, receipt.transaction, receipt.gas_used)
         # With more confirmations the watcher records the transfers when they are deep enough.
         transfers = receipt.transfers if self.confirmations == 1 else []
-        await self._insist(lambda: self.settling.record(transfers, also=lambda c: slots.close(c, slot, state, end)))
+        await self._insist(lambda: self.settling.record(transfers, also=lambda c: _close(c, slot, state, end)))
         await self._insist(lambda: self.watcher.confirm(receipt.block_number, receipt.block_hash))
         return None if attempt.is_empty else receipt
 
@@ -190,6 +192,12 @@ class Relayer:
                 log.warning("slot %d/%d: %s", slot.slot_id, slot.nonce, exc.detail)
             await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
         raise AssertionError("unreachable")
+
+
+def _close(connection: Connection, slot: Slot, state: str, end: End) -> None:
+    slots.close(connection, slot, state, end)
+    if slot.purpose == slots.PAYOUT and state == "mined":
+        funding.complete_slot(connection, slot.slot_id, end)
 
 
 @dataclass
@@ -265,4 +273,4 @@ class Sending:
         return await self.relayer.ledger.read(lambda c: slots.is_wanted(c, self.slot))
 
     def _empty_call(self) -> dict[str, Any]:
-        return {"to": to_checksum_address(self.slot.relayer), "data": b"", "gas": EMPTY_GAS}
+        return {"to": to_checksum_address(self.slot.relayer), "value": 0, "data": b"", "gas": EMPTY_GAS}

@@ -12,7 +12,7 @@ from x402_gig.errors import Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
-from x402_gig.store import binding, deposits, funding, payments, slots
+from x402_gig.store import binding, deposits, direct, funding, payments, slots
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 
@@ -49,6 +49,8 @@ class Settling:
         transfers = list(transfers)
         incoming = [t for t in transfers if t.payee == self._intake != t.payer]
         outgoing = [t for t in transfers if t.payer == self._intake]
+        # Commissions and surpluses leave the gigs' own wallets.
+        from_gigs = [t for t in transfers if t.nonce and self._intake not in (t.payer, t.payee)]
 
         def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], list[tuple[int, str]]]:
             also(connection)
@@ -56,6 +58,7 @@ class Settling:
             deposits.record(connection, self._asset, incoming, int(self._clock()))
             settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming if t.nonce])
             strangers = funding.complete(connection, outgoing)
+            funding.complete(connection, from_gigs)
             for stranger in strangers:
                 binding.halt_funding(connection, _halt_reason(stranger))
             return settled, strangers, moved
@@ -167,6 +170,7 @@ def _forget(connection: Connection, block: Block) -> bool:
     for payment_id in deposits.forget_block(connection, block.number, block.hash):
         PaymentLog(log, payment_id).warning("a reorganisation took its deposit away")
     funding.forget_block(connection, block.number, block.hash)
+    direct.forget_block(connection, block.number, block.hash)
     return slots.forget_block(connection, block.number, block.hash)
 
 

@@ -27,8 +27,11 @@ from x402_gig.payments.order import Product, Purchase
 from x402_gig.payments.outcome import Settled
 from x402_gig.store import payments
 from x402_gig.store.engine import insert_or_replace
-from x402_gig.store.tables import deposits, ledger, movements, slots
+from x402_gig.store.tables import deposits, gig_deposits, ledger, movements, slots
 from x402_gig.store.tables import payments as payment_rows
+
+# Their rows say in which block they were seen.
+SEEN_IN_BLOCKS = (deposits, movements, slots, gig_deposits)
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,13 @@ def is_replaced(connection: Connection, number: int, block_hash: str) -> bool:
     """Does the ledger know something of another block at this height?"""
     return any(
         connection.execute(select(1).where(table.c.block_number == number, table.c.block_hash != block_hash)).first()
-        for table in (deposits, movements, slots)
+        for table in SEEN_IN_BLOCKS
     )
 
 
 def known_blocks(connection: Connection, first: int, last: int) -> set[int]:
     """The heights of a range, both ends included, at which the ledger knows something."""
-    tables = (deposits, movements, slots)
-    queries = [select(t.c.block_number).where(t.c.block_number.between(first, last)) for t in tables]
+    queries = [select(t.c.block_number).where(t.c.block_number.between(first, last)) for t in SEEN_IN_BLOCKS]
     return set(connection.execute(union(*queries)).scalars())
 
 
@@ -164,6 +166,8 @@ def _sum(column: ColumnElement[int], *conditions: ColumnElement[bool]) -> Scalar
 
 
 def newest_block(connection: Connection) -> int:
-    """The highest block that holds a deposit of ours; 0 when there is none."""
-    query = select(func.coalesce(func.max(deposits.c.block_number), 0)).where(deposits.c.on_chain == 1)
-    return int(connection.execute(query).scalar_one())
+    """The highest block that holds a deposit of ours or of a gig; 0 when there is none."""
+    queries = [
+        select(func.max(table.c.block_number)).where(table.c.on_chain == 1) for table in (deposits, gig_deposits)
+    ]
+    return max(connection.execute(query).scalar_one() or 0 for query in queries)

@@ -12,6 +12,7 @@ from sqlalchemy import Column, ColumnElement, Connection, exists, func, insert, 
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.store import states
+from x402_gig.store.slots import End
 from x402_gig.store.tables import commissions, deposits, gigs, movements, payments, slot_movements, slots
 
 REWARD, COMMISSION, REFUND = "reward", "commission", "refund"
@@ -79,6 +80,11 @@ def _due(connection: Connection, limit: int, *conditions: ColumnElement[bool]) -
     return [Movement(*row) for row in connection.execute(query)]
 
 
+def is_due(connection: Connection, move: Movement) -> bool:
+    """Can this one be sent now?"""
+    return bool(_due(connection, 1, movements.c.id == move.movement_id))
+
+
 def still_due(connection: Connection, moves: Sequence[Movement]) -> list[Movement]:
     """Those of these that are not on chain."""
     ids = [move.movement_id for move in moves]
@@ -101,8 +107,7 @@ def write_commission(connection: Connection, payee: str, nonce_of: Callable[[int
     rows = connection.execute(query).all()
     if not rows:
         return
-    last = connection.execute(select(func.max(movements.c.subject)).where(movements.c.kind == COMMISSION))
-    number = (last.scalar_one() or 0) + 1
+    number = next_subject(connection, COMMISSION)
     movement_id = add(connection, COMMISSION, number, payee, sum(row.commission for row in rows), nonce_of(number))
     connection.execute(insert(commissions), [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
 
@@ -169,6 +174,22 @@ def _complete(connection: Connection, transfer: TokenTransfer) -> bool:
     }
     done_at = func.coalesce(movements.c.done_at, int(time.time()))
     return connection.execute(ours.values(state="done", **place, done_at=done_at)).rowcount == 1
+
+
+def complete_slot(connection: Connection, slot_id: int, end: End) -> None:
+    """What a gig's wallet sent by itself is on chain."""
+    carried = select(slot_movements.c.movement_id).where(slot_movements.c.slot_id == slot_id)
+    done = update(movements).where(
+        movements.c.id.in_(carried), movements.c.state.in_(states.before("movement", "done"))
+    )
+    place = {"transaction": end.transaction, "block_number": end.block_number, "block_hash": end.block_hash}
+    connection.execute(done.values(state="done", **place, done_at=int(time.time())))
+
+
+def next_subject(connection: Connection, kind: str) -> int:
+    """The number of the next row of a kind that counts its rows."""
+    last = connection.execute(select(func.max(movements.c.subject)).where(movements.c.kind == kind)).scalar_one()
+    return (last or 0) + 1
 
 
 def forget_block(connection: Connection, number: int, block_hash: str) -> None:

@@ -72,5 +72,6 @@ def write_refund(connection: Connection, deposit: Deposit, payee: str, nonce_of:
 
 def newest_due(connection: Connection) -> int:
     """The number of the refund that was written last and is not paid yet; 0 when there is none."""
-    query = select(func.max(movements.c.id)).where(movements.c.state == "due", movements.c.kind == funding.REFUND)
+    kinds = (funding.REFUND, funding.SURPLUS)
+    query = select(func.max(movements.c.id)).where(movements.c.state == "due", movements.c.kind.in_(kinds))
     return connection.execute(query).scalar_one() or 0

@@ -11,6 +11,8 @@ from x402_gig.store import states
 from x402_gig.store.tables import attempts, movements, payments, slot_movements, slot_payments, slots
 
 DEPLOY = "deploy"
+# A gig's wallet gets gas, and sends a token by a transaction of its own.
+GAS, PAYOUT = "gas", "payout"
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,20 @@ def open_slots(connection: Connection, relayer: str) -> list[Slot]:
 
 
 def busy_relayers(connection: Connection) -> set[str]:
-    """The relayers that have a slot whose end is not known."""
-    return set(connection.execute(select(slots.c.relayer).where(slots.c.state == "open").distinct()).scalars())
+    """The relayers that have a slot whose end is not known; not the gigs' wallets."""
+    is_busy = (slots.c.state == "open", slots.c.purpose != PAYOUT)
+    return set(connection.execute(select(slots.c.relayer).where(*is_busy).distinct()).scalars())
+
+
+def open_payouts(connection: Connection) -> list[int]:
+    """The gigs whose wallets have sent something whose end is not known."""
+    query = select(movements.c.source_gig).join(slot_movements).join(slots)
+    return list(connection.execute(query.where(slots.c.state == "open", slots.c.purpose == PAYOUT)).scalars())
+
+
+def sent_by(connection: Connection, sender: str) -> int:
+    """How many nonces of this account the ledger knows."""
+    return int(connection.execute(select(func.count()).where(slots.c.relayer == sender)).scalar_one())
 
 
 def attempts_of(connection: Connection, slot: Slot) -> list[Attempt]:

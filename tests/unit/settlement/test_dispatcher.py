@@ -1,6 +1,7 @@
 """What a worker does after a batch that failed."""
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,6 +31,9 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
             return True
 
     class Queue:
+        def __init__(self) -> None:
+            self.wake: Callable[[], None] = lambda: None
+
         def waits(self) -> bool:
             return not done.is_set()
 
@@ -39,10 +43,10 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
                 raise error
             done.set()
 
-    funding = SimpleNamespace(is_wanted=lambda deposits_wait: False, due=lambda: None)
+    funding = SimpleNamespace(is_wanted=lambda others_wait: False, due=lambda: None)
 
     async def main() -> None:
-        working = asyncio.ensure_future(Dispatcher([cast(Any, Relayer())], Queue(), cast(Any, funding)).run())
+        working = asyncio.ensure_future(Dispatcher([cast(Any, Relayer())], [Queue()], cast(Any, funding)).run())
         async with asyncio.timeout(10):
             await done.wait()
         working.cancel()

@@ -1,0 +1,70 @@
+"""ERC-20 tokens that we know nothing about (EIP-20): what to ask them, and how much of the answer to believe."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from eth_abi.abi import decode, encode
+from eth_utils.crypto import keccak
+
+from x402_gig.chain.batcher import Call, Result, code_size_call
+from x402_gig.chain.eip3009 import balance_of_call
+from x402_gig.gigs.records import TokenInfo
+
+# A proxy in front of a cold token, and a symbol of many words.
+ASKED_GAS = 100_000
+# 10^36 of them is far beyond any token that is traded.
+MAX_DECIMALS = 36
+MAX_SYMBOL_CHARS = 32
+
+_SYMBOL = keccak(text="symbol()")[:4]
+_DECIMALS = keccak(text="decimals()")[:4]
+_TRANSFER = keccak(text="transfer(address,uint256)")[:4]
+_UNPRINTABLE = re.compile(r"[^\x21-\x7e\u00a1-\U0010ffff ]|[\ud800-\udfff]")
+
+
+def transfer_call(payee: str, value: int) -> bytes:
+    """Calldata of `transfer`."""
+    return _TRANSFER + encode(["address", "uint256"], [payee, value])
+
+
+def info_calls(token: str, batcher: str) -> list[Call]:
+    """What `token_info` reads the answers of; the batcher tells the size of the code."""
+    asked = [Call(token, ASKED_GAS, data) for data in (_DECIMALS, _DECIMALS, _SYMBOL, balance_of_call(token))]
+    return [Call(batcher, ASKED_GAS, code_size_call(token)), *asked]
+
+
+def token_info(token: str, answers: Iterable[Result]) -> TokenInfo | None:
+    """None when it is no contract, keeps no balances, or its `decimals` are missing or not to be believed."""
+    code_size, decimals, again, symbol, balance = answers
+    is_token = code_size.number > 0 and is_word(balance) and is_word(decimals) and decimals.data == again.data
+    if not is_token or decimals.number > MAX_DECIMALS:
+        return None
+    return TokenInfo(token, _text(symbol) or f"{token[:6]}…{token[-4:]}", decimals.number)
+
+
+def is_word(result: Result) -> bool:
+    """Did it answer with one number?"""
+    return result.success and len(result.data) == 32
+
+
+def is_refusal(result: Result) -> bool:
+    """`transfer` may answer with nothing, as older tokens do, but not with false."""
+    return not result.success or (len(result.data) >= 32 and result.number == 0)
+
+
+def _text(result: Result) -> str:
+    """A `string`, or the `bytes32` of older tokens; empty when it cannot be shown."""
+    if not result.success:
+        return ""
+    try:
+        raw = result.data if len(result.data) == 32 else decode(["string"], result.data)[0].encode()
+        text = raw.rstrip(b"\0").decode().strip()
+    except Exception:  # noqa: BLE001 - eth_abi's decoding errors have no common base
+        return ""
+    return "" if _UNPRINTABLE.search(text) or len(text) > MAX_SYMBOL_CHARS else text
+
+
+def plain_transfers(logs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those logs that have the shape of ERC-20's Transfer: an NFT's has another one, and a token may emit anything."""
+    return [log for log in logs if len(log["topics"]) == 3 and len(log["data"]) == 66]

@@ -1,0 +1,198 @@
+"""Gigs that are created with an API key: created unfunded, funded by anyone, started once.
+
+The creator sends reward and commission to the gig's own wallet, in any ERC-20. A start looks at a confirmed block: what
+the wallet holds there decides, and the transfers that brought it are found in the logs. The commission then leaves the
+wallet like all money here: written down first, and only once (see `funding`, `payouts`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from x402_gig.chain import erc20
+from x402_gig.chain.eip3009 import TokenTransfer
+from x402_gig.chain.node import Block, Node
+from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
+from x402_gig.errors import (
+    BeingProcessed,
+    ChainRefused,
+    ChainUnavailable,
+    NotFound,
+    NotFunded,
+    NotStartable,
+    Unavailable,
+)
+from x402_gig.gigs import lifecycle
+from x402_gig.gigs.pricing import to_tokens
+from x402_gig.gigs.records import GigRecord
+from x402_gig.gigs.shop import GigShop
+from x402_gig.gigs.terms import Terms, token_of
+from x402_gig.settlement.turns import LEASE_S, Turns
+from x402_gig.settlement.watcher import Watcher
+from x402_gig.store import direct
+from x402_gig.store.direct import Draft, Fee, Started
+from x402_gig.store.engine import Ledger
+
+log = logging.getLogger(__name__)
+
+# Of blocks asked for logs at once; halved when the node finds it too much.
+RANGE = 5_000
+# Somebody else may have the turn after `LEASE_S`.
+START_TIMEOUT_S = LEASE_S - 5
+# How long to look for the transfers of a gig that was funded long ago.
+SEARCH_S = 10
+RECHECKED = 20
+
+
+@dataclass
+class KeyedGigs:
+    """`funding_due` is called when a commission can leave a gig's wallet."""
+
+    shop: GigShop
+    ledger: Ledger
+    node: Node
+    wallets: Wallets
+    watcher: Watcher
+    turns: Turns
+    commission_address: str
+    confirmations: int
+    reorg_depth: int
+    funding_due: Callable[[], None]
+
+    async def create(self, key_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer: what to send where. Raises ValidationFailed, NotFound (chain) or Unavailable."""
+        address = token_of(body)
+        number, token = await self.node.token_info(address) if address else (0, None)
+        offer = self.shop.offer(body, token)
+        now = self.shop.clock()
+        start, end = lifecycle.schedule(offer.terms.start_time, offer.terms.duration, now)
+        draft = Draft(
+            key_id=key_id,
+            terms=offer.terms.model_dump(mode="json", exclude_none=True),
+            token=offer.token,
+            reward_units=offer.price.reward_units,
+            commission_units=offer.price.commission_units,
+            start_at=int(start.timestamp()),
+            end_at=int(end.timestamp()),
+            since_block=max(0, number - self.reorg_depth),
+        )
+        gig_id, wallet = await self.ledger.write(lambda c: direct.create(c, self.wallets.gig_address, draft))
+        log.info("gig %d created with key %d, to be funded with %s", gig_id, key_id, offer.token.symbol)
+        tx_data = "0x" + erc20.transfer_call(wallet, offer.price.total_units).hex()
+        return self.shop.created(gig_id, wallet, offer) | {"tx_data": tx_data}
+
+    async def start(self, key_id: int, gig_id: int) -> None:
+        """Start a funded gig, once.
+
+        Raises NotFound, NotStartable, NotFunded or BeingProcessed, and Unavailable: then it may be started, and asking
+        again tells.
+        """
+        await self._startable(key_id, gig_id)
+        async with self.turns.take(gig_id) as fence:
+            gig = await self._startable(key_id, gig_id)  # the turn before may have started it
+            try:
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    block, started = await self._look(gig)
+            except TimeoutError:
+                raise Unavailable("The chain took too long: try again") from None
+            if not await self.ledger.write(lambda c: direct.go_live(c, gig, fence, started, self._fee(gig))):
+                raise BeingProcessed(gig_id)
+        log.info("gig %d started, %d base units beyond its total", gig_id, started.surplus_units)
+        self.funding_due()
+        await self._confirm(gig_id, started.deposits, block)
+
+    async def recheck(self) -> None:
+        """Look again for the funding that a reorganisation took away. Raises Unavailable."""
+        for gig in await self.ledger.read(lambda c: direct.suspended(c, RECHECKED)):
+            block = await self._confirmed_block()
+            balance = await self._balance(gig, block)
+            fee_paid = await self.ledger.read(lambda c, i=gig.gig_id: direct.is_fee_paid(c, i))  # type: ignore[misc]
+            if balance >= (gig.reward_units if fee_paid else gig.total_units):
+                found = await self._deposits(gig, block, balance)
+                await self.ledger.write(lambda c, i=gig.gig_id, f=found: direct.funded_again(c, i, f))  # type: ignore[misc]
+                log.warning("gig %d: its funding is on chain again", gig.gig_id)
+                self.funding_due()
+
+    async def _startable(self, key_id: int, gig_id: int) -> GigRecord:
+        gig = None
+        if 0 < gig_id <= MAX_GIG_ID:
+            gig = await self.ledger.read(lambda c: direct.find(c, gig_id, key_id))
+        if gig is None:
+            raise NotFound(f"Gig with id {gig_id} not found")
+        if gig.state != "created":
+            raise NotStartable("Gig is already live" if gig.state == "live" else "Gig is cancelled")
+        return gig
+
+    async def _look(self, gig: GigRecord) -> tuple[Block, Started]:
+        """What the wallet holds at a confirmed block, and who sent it. Raises NotFunded."""
+        block = await self._confirmed_block()
+        balance = await self._balance(gig, block)
+        if balance < gig.total_units:
+            raise NotFunded(f"Gig with id {gig.gig_id} is not funded", self._missing(gig, balance))
+        terms = Terms.model_validate(gig.terms)
+        start, end = lifecycle.schedule(terms.start_time, terms.duration, self.shop.clock())
+        times = {"start_at": int(start.timestamp()), "end_at": int(end.timestamp())}
+        deposits = await self._deposits(gig, block, balance)
+        return block, Started(deposits, balance - gig.total_units, **times)
+
+    async def _confirmed_block(self) -> Block:
+        head = await self.node.head()
+        block = await self.node.block(max(0, head.number - self.confirmations + 1))
+        if block is None:
+            raise ChainUnavailable(f"the chain node has no block {head.number}")
+        return block
+
+    async def _balance(self, gig: GigRecord, block: Block) -> int:
+        balance = await self.node.token_balance(gig.token.address, gig.wallet, block)
+        if balance is None:
+            raise Unavailable(f"The token {gig.token.address} does not tell its balances")
+        return balance
+
+    def _missing(self, gig: GigRecord, balance: int) -> list[str]:
+        def told(units: int) -> str:
+            return f"{to_tokens(units, gig.token.decimals)} {gig.token.symbol}"
+
+        return [
+            f"Expected amount: {told(gig.total_units)}",
+            f"Actual amount: {told(balance)}",
+            f"Token Address: {gig.token.address}",
+            f"Chain: {self.shop.limits.chain}",
+            f"Chain id: {self.shop.chain_id}",
+            f"Gig wallet address: {gig.wallet}",
+        ]
+
+    async def _deposits(self, gig: GigRecord, block: Block, balance: int) -> list[TokenTransfer]:
+        """The transfers that brought the balance, oldest first; looked for from the newest on, for a while."""
+        since = await self.ledger.read(lambda c: direct.since_block(c, gig.gig_id))
+        found: list[TokenTransfer] = []
+        last, size = block.number, RANGE
+        try:
+            async with asyncio.timeout(SEARCH_S):
+                while last >= since and sum(t.value for t in found) < balance:
+                    first = max(since, last - size + 1)
+                    try:
+                        found += await self.node.token_deposits(gig.token.address, gig.wallet, first, last)
+                        last = first - 1
+                    except ChainRefused:
+                        if size == 1:
+                            raise
+                        size = max(1, size // 2)
+        except TimeoutError:
+            log.warning("gig %d: not all of its funding was found in %d s of reading logs", gig.gig_id, SEARCH_S)
+        return sorted(found, key=lambda t: (t.block_number, t.log_index))
+
+    def _fee(self, gig: GigRecord) -> Fee:
+        is_usdc = gig.token.address == self.node.token.address
+        nonce = self.wallets.fee_nonce(gig.gig_id)
+        return Fee(self.commission_address, nonce, None if is_usdc else gig.token.address)
+
+    async def _confirm(self, gig_id: int, deposits: Sequence[TokenTransfer], seen: Block) -> None:
+        """The watcher may have read another block of these heights meanwhile: then it has not seen these rows."""
+        blocks = {t.block_number: t.block_hash for t in deposits} | {seen.number: seen.hash}
+        try:
+            for number, block_hash in blocks.items():
+                await self.watcher.confirm(number, block_hash)
+        except Unavailable:
+            await self.ledger.write(lambda c: direct.doubt(c, gig_id))

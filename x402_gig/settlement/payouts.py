@@ -1,0 +1,168 @@
+"""Tokens without authorizations leave a gig's wallet by transactions of its own, for which a relayer sends it gas.
+
+The wallet's transactions are kept, sent again and outbid in slots like a relayer's. What cannot be sent is held back by
+itself and tried again later.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from eth_utils.address import to_checksum_address
+
+from x402_gig.chain import erc20
+from x402_gig.chain.batcher import Call
+from x402_gig.chain.node import Node
+from x402_gig.chain.wallets import Wallet, Wallets
+from x402_gig.errors import GigError, Unavailable
+from x402_gig.settlement.funding import BACKOFF_S, MAX_BACKOFF_S, Hold
+from x402_gig.settlement.relayer import EMPTY_GAS, Batch, Relayer
+from x402_gig.store import funding, slots
+from x402_gig.store.engine import Ledger
+from x402_gig.store.funding import Movement
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 1.0
+LOOKED_AT = 20
+# A token's transfer may do anything: what takes more is the operator's to look at, not to pay for.
+MAX_TRANSFER_GAS = 300_000
+# The estimate is of one block and the transaction is in another.
+GAS_MARGIN_PERCENT = 130
+# Twice the fee, so that it can be outbid; and what a rollup asks for publishing it (wei).
+FEE_MARGIN = 2
+PUBLISHING_FEE = 10**13
+
+
+@dataclass
+class TopUp:
+    """Gas money that a wallet waits for."""
+
+    move: Movement
+    wallet: Wallet
+    wei: int
+    done: "asyncio.Future[None]"
+
+
+class CannotSend(GigError):
+    """The token, or the wallet, does not let it go; the detail says why."""
+
+
+@dataclass
+class Payouts:
+    """`agent_of` makes a sender of a gig's wallet."""
+
+    ledger: Ledger
+    node: Node
+    wallets: Wallets
+    agent_of: Callable[[Wallet], Relayer]
+    _held: dict[int, Hold] = field(default_factory=dict, init=False)
+    _waiting: deque[TopUp] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        self.wake: Callable[[], None] = lambda: None
+
+    @property
+    def problem(self) -> str:
+        """What does not move; empty when all is well."""
+        return "; ".join(str(hold) for hold in list(self._held.values())[:3])
+
+    # What the relayers do for it
+
+    def waits(self) -> bool:
+        return bool(self._waiting)
+
+    async def run(self, relayer: Relayer) -> None:
+        """Send gas to the wallet that has waited longest."""
+        top_up = self._waiting.popleft()
+        try:
+            gift = Batch(
+                b"", EMPTY_GAS, movements=[top_up.move], value=top_up.wei, to=to_checksum_address(top_up.wallet.address)
+            )
+            slot = await relayer.write_down(slots.GAS, lambda c: gift if funding.is_due(c, top_up.move) else None)
+            if slot is not None:
+                await relayer.finish(slot)
+        finally:
+            # Whoever waits looks at the balance, whatever became of this.
+            if not top_up.done.done():
+                top_up.done.set_result(None)
+
+    # What the wallets do themselves
+
+    async def serve(self) -> None:
+        """Send what is due until cancelled."""
+        while True:
+            try:
+                await self._send_due()
+            except Unavailable as exc:
+                log.warning("payouts: %s", exc.detail)
+            await asyncio.sleep(INTERVAL_S)
+
+    async def _send_due(self) -> None:
+        for gig_id in await self.ledger.read(slots.open_payouts):
+            await self.agent_of(self.wallets.gig_wallet(gig_id)).start()
+        now = time.monotonic()
+        held = [i for i, hold in self._held.items() if hold.until > now]
+        for move in await self.ledger.read(lambda c: funding.due_in_tokens(c, LOOKED_AT, held)):
+            try:
+                await self._send(move)
+            except (CannotSend, Unavailable) as exc:
+                self._hold_back(move, exc.detail)
+            else:
+                self._held.pop(move.movement_id, None)
+
+    def _hold_back(self, move: Movement, reason: str) -> None:
+        before = self._held.get(move.movement_id)
+        pause_s = min(2 * before.pause_s, MAX_BACKOFF_S) if before else BACKOFF_S
+        self._held[move.movement_id] = hold = Hold(move, reason, pause_s, time.monotonic() + pause_s)
+        log.error("payouts: %s; next try in %d s", hold, pause_s)
+
+    async def _send(self, move: Movement) -> None:
+        wallet = self.wallets.gig_wallet(move.source_gig or 0)
+        agent = self.agent_of(wallet)
+        await agent.start()
+        await self._check_nonce(wallet)
+        data = erc20.transfer_call(move.payee, move.value)
+        gas = await self._gas(move, wallet, data)
+        await self._wait_for_gas(move, wallet, gas * (await agent.market()).max_fee * FEE_MARGIN + PUBLISHING_FEE)
+        batch = Batch(data, gas, movements=[move], to=to_checksum_address(move.asset or ""))
+        # Asked again where it is written down: another process may have sent it meanwhile.
+        slot = await agent.write_down(slots.PAYOUT, lambda c: batch if funding.is_due(c, move) else None)
+        receipt = await agent.finish(slot) if slot is not None else None
+        if receipt is not None and not receipt.success:
+            raise CannotSend(f"transaction {receipt.transaction} failed")
+
+    async def _check_nonce(self, wallet: Wallet) -> None:
+        """A transaction that is not in the ledger may have paid this already."""
+        used = await self.node.nonce(wallet.address)
+        if used > await self.ledger.read(lambda c: slots.sent_by(c, wallet.address)):
+            raise CannotSend(f"the wallet {wallet.address} has sent what this ledger does not know: an old backup?")
+
+    async def _gas(self, move: Movement, wallet: Wallet, data: bytes) -> int:
+        """What the transfer may use. Raises CannotSend when the token refuses it."""
+        token = move.asset or ""
+        try:
+            estimate = await self.node.estimate_gas(wallet.address, token, data)
+            answer = await self.node.call_as(wallet.address, Call(token, MAX_TRANSFER_GAS, data))
+        except Unavailable as exc:
+            raise CannotSend(exc.detail) from None
+        if erc20.is_refusal(answer):
+            raise CannotSend("the token answers its transfer with false")
+        gas = estimate * GAS_MARGIN_PERCENT // 100
+        if gas > MAX_TRANSFER_GAS:
+            raise CannotSend(f"the token's transfer takes {estimate} gas, more than we pay for")
+        return gas
+
+    async def _wait_for_gas(self, move: Movement, wallet: Wallet, wei: int) -> None:
+        missing = wei - await self.node.native_balance(wallet.address)
+        if missing <= 0:
+            return
+        top_up = TopUp(move, wallet, missing, asyncio.get_running_loop().create_future())
+        self._waiting.append(top_up)
+        self.wake()
+        await top_up.done
+        if await self.node.native_balance(wallet.address) < wei:
+            raise CannotSend(f"the wallet {wallet.address} did not get its gas")

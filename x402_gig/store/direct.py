@@ -1,0 +1,176 @@
+"""Gigs that are created with an API key and paid into their own wallets: created, started once, or cancelled."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from x402_gig.chain.eip3009 import TokenTransfer
+from x402_gig.gigs.records import GigRecord, TokenInfo
+from x402_gig.store import funding
+from x402_gig.store.engine import insert_or_replace
+from x402_gig.store.gigs import WalletOf, gig_rows, insert_gig, record
+from x402_gig.store.tables import gig_deposits, gigs, movements
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A gig to be created. Amounts in base units, times in Unix seconds; nothing came before `since_block`."""
+
+    key_id: int
+    terms: dict[str, Any]
+    token: TokenInfo
+    reward_units: int
+    commission_units: int
+    start_at: int
+    end_at: int
+    since_block: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """What was found in a gig's wallet, and when the gig runs."""
+
+    deposits: Sequence[TokenTransfer]
+    surplus_units: int
+    start_at: int
+    end_at: int
+
+
+@dataclass(frozen=True)
+class Fee:
+    """The commission that leaves the gig's wallet. `asset` is None for the token that we are paid in."""
+
+    payee: str
+    nonce: str
+    asset: str | None
+
+
+def create(connection: Connection, wallet_of: WalletOf, draft: Draft) -> tuple[int, str]:
+    """The new gig's id and its wallet."""
+    values = {
+        "key_id": draft.key_id,
+        "state": "created",
+        "creator": "",
+        "reward": draft.reward_units,
+        "commission": draft.commission_units,
+        "start_at": draft.start_at,
+        "end_at": draft.end_at,
+        "since_block": draft.since_block,
+    }
+    return insert_gig(connection, wallet_of, draft.terms, draft.token, values)
+
+
+def find(connection: Connection, gig_id: int, key_id: int | None = None) -> GigRecord | None:
+    """A gig that was created with this key, or with any."""
+    mine = gigs.c.key_id.is_not(None) if key_id is None else gigs.c.key_id == key_id
+    row = connection.execute(gig_rows().where(gigs.c.id == gig_id, mine)).mappings().first()
+    return record(row) if row is not None else None
+
+
+def since_block(connection: Connection, gig_id: int) -> int:
+    return int(connection.execute(select(gigs.c.since_block).where(gigs.c.id == gig_id)).scalar_one())
+
+
+# Only one may start a gig at a time. Whoever begins takes a higher number than all before. What is written in the end
+# is written under that number or not at all, so a starter who lost his turn while he was busy changes nothing.
+
+
+def take_turn(connection: Connection, gig_id: int, lease_s: int = 0) -> int | None:
+    """The number to start this gig under; None while somebody else has the turn, for `lease_s` seconds at most."""
+    now = int(time.time())
+    free = update(gigs).where(gigs.c.id == gig_id, gigs.c.start_until <= now)
+    taken = free.values(start_fence=gigs.c.start_fence + 1, start_until=now + lease_s)
+    return connection.execute(taken.returning(gigs.c.start_fence)).scalar_one_or_none()
+
+
+def end_turn(connection: Connection, gig_id: int, fence: int) -> None:
+    connection.execute(update(gigs).where(gigs.c.id == gig_id, gigs.c.start_fence == fence).values(start_until=0))
+
+
+def go_live(connection: Connection, gig: GigRecord, fence: int, started: Started, fee: Fee) -> bool:
+    """Make it live, once, and note that its commission is due; False when somebody else's turn came meanwhile."""
+    mine = update(gigs).where(gigs.c.id == gig.gig_id, gigs.c.state == "created", gigs.c.start_fence == fence)
+    values = {
+        "state": "live",
+        "creator": started.deposits[0].payer if started.deposits else "",
+        "surplus": started.surplus_units,
+        "start_at": started.start_at,
+        "end_at": started.end_at,
+        "start_until": 0,
+    }
+    if connection.execute(mine.values(values)).rowcount != 1:
+        return False
+    record_deposits(connection, gig.gig_id, started.deposits)
+    if gig.commission_units:
+        units, asset = gig.commission_units, fee.asset
+        funding.add(
+            connection, funding.FEE, gig.gig_id, fee.payee, units, fee.nonce, source_gig=gig.gig_id, asset=asset
+        )
+    return True
+
+
+def record_deposits(connection: Connection, gig_id: int, transfers: Iterable[TokenTransfer]) -> None:
+    rows = [
+        {
+            "gig_id": gig_id,
+            "payer": t.payer,
+            "value": t.value,
+            "transaction": t.transaction,
+            "log_index": t.log_index,
+            "block_number": t.block_number,
+            "block_hash": t.block_hash,
+            "on_chain": 1,
+            "created_at": int(time.time()),
+        }
+        for t in transfers
+    ]
+    if rows:
+        place = ["block_number", "block_hash", "on_chain"]
+        key = ["gig_id", "transaction", "log_index"]
+        connection.execute(insert_or_replace(connection, gig_deposits, rows, key, place))
+
+
+def forget_block(connection: Connection, number: int, block_hash: str) -> None:
+    """What came in another block of this height is not on chain: its gig is suspended until it is there again."""
+    replaced = update(gig_deposits).where(
+        gig_deposits.c.block_number == number, gig_deposits.c.block_hash != block_hash, gig_deposits.c.on_chain == 1
+    )
+    ids = connection.execute(replaced.values(on_chain=0).returning(gig_deposits.c.gig_id)).scalars().all()
+    connection.execute(update(gigs).where(gigs.c.id.in_(ids)).values(is_funded=0))
+
+
+def doubt(connection: Connection, gig_id: int) -> None:
+    """Its funding may have been taken away: it is looked at again."""
+    connection.execute(update(gigs).where(gigs.c.id == gig_id).values(is_funded=0))
+
+
+def suspended(connection: Connection, limit: int) -> list[GigRecord]:
+    """Live gigs whose funding a reorganisation took away."""
+    query = gig_rows().where(gigs.c.key_id.is_not(None), gigs.c.state == "live", gigs.c.is_funded == 0)
+    return [record(row) for row in connection.execute(query.order_by(gigs.c.id).limit(limit)).mappings()]
+
+
+def funded_again(connection: Connection, gig_id: int, transfers: Iterable[TokenTransfer]) -> None:
+    record_deposits(connection, gig_id, transfers)
+    connection.execute(update(gigs).where(gigs.c.id == gig_id).values(is_funded=1))
+
+
+def is_fee_paid(connection: Connection, gig_id: int) -> bool:
+    """Has its commission left the wallet?"""
+    fee = (movements.c.kind == funding.FEE, movements.c.subject == gig_id, movements.c.state == "done")
+    return connection.execute(select(movements.c.id).where(*fee)).first() is not None
+
+
+def owed(connection: Connection, gig_id: int) -> int:
+    """What is to leave the gig's wallet and has not, in base units."""
+    due = (movements.c.source_gig == gig_id, movements.c.state == "due")
+    return sum(connection.execute(select(movements.c.value).where(*due)).scalars())
+
+
+def cancel(connection: Connection, gig_id: int) -> bool:
+    """It cannot be started any more; False when it was."""
+    cancelled = update(gigs).where(gigs.c.id == gig_id, gigs.c.state == "created").values(state="cancelled")
+    return connection.execute(cancelled).rowcount == 1
