@@ -100,16 +100,16 @@ class Chain:
 
 @cache
 def _contracts() -> Path:
-    """The folder of the compiled test wallets. All who build share it, so one builds at a time."""
+    """The folder of the compiled test contracts. All who build share it, so one builds at a time."""
     with (ROOT / "foundry.toml").open() as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         subprocess.run([ROOT / "node_modules/.bin/forge", "build", "--quiet"], cwd=ROOT, check=True)
-    return ROOT / "out/Wallets.sol"
+    return ROOT / "out"
 
 
-def bytecode(name: str) -> str:
-    """Of one of the wallets of contracts/test: what deploys it, but for constructor arguments."""
-    return str(json.loads((_contracts() / f"{name}.json").read_text())["bytecode"]["object"])
+def bytecode(name: str, source: str = "Wallets") -> str:
+    """Of one of the contracts of contracts/test: what deploys it, but for constructor arguments."""
+    return str(json.loads((_contracts() / f"{source}.sol/{name}.json").read_text())["bytecode"]["object"])
 
 
 class NotTrue(AssertionError):

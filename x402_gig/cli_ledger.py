@@ -1,16 +1,15 @@
 """The operator's commands on the ledger: with the settings of `serve`, beside a running server."""
 
-import logging
 import time
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
 
+from x402_gig.cli_office import parse_address, read_office, with_office, write_office
 from x402_gig.errors import Refused
-from x402_gig.terminal import Json, complain, err, print_json, run_to_end
+from x402_gig.terminal import Json, complain, err, print_json
 
 if TYPE_CHECKING:
     from x402_gig.backoffice.audit import Report
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from x402_gig.store.engine import Connection
     from x402_gig.store.inquiries import Story
 
-T = TypeVar("T")
-INTERRUPTED = 130
 HASH_CHARS = 66
 
 payments = typer.Typer(no_args_is_help=True, help="Payments in the ledger: list them, look at one, send one again.")
@@ -42,7 +39,7 @@ def audit(as_json: Json = False) -> None:
     """
     from x402_gig.backoffice import report as shown
 
-    report = _with_office(_audit)
+    report = with_office(_audit)
     if as_json:
         print_json(shown.as_json(report))
     else:
@@ -88,8 +85,8 @@ def list_payments(
     from x402_gig.backoffice.payments import listed
     from x402_gig.store.inquiries import newest
 
-    address = _address(payer)
-    rows = _read(lambda connection, _: newest(connection, limit, state=state, payer=address, flagged=flagged))
+    address = parse_address(payer)
+    rows = read_office(lambda connection, _: newest(connection, limit, state=state, payer=address, flagged=flagged))
     if as_json:
         print_json(rows)
     elif rows:
@@ -111,7 +108,7 @@ def show_payment(
     def read(connection: "Connection", office: "Office") -> "tuple[Story, Circumstances]":
         return _story(connection, word), _circumstances(connection, office)
 
-    found, here = _read(read)
+    found, here = read_office(read)
     if as_json:
         print_json(shown.as_json(found, here))
     else:
@@ -132,7 +129,7 @@ def retry_payment(
             raise Refused(final_outcome(found))
         return found, _circumstances(connection, office)
 
-    found, here = _write(write)
+    found, here = write_office(write)
     err.print(f"Payment {payment_id} is to be sent again: the running server does it within seconds.")
     if here.now_s >= found.payment["valid_before"]:
         err.print(
@@ -175,7 +172,7 @@ def list_refunds(as_json: Json = False) -> None:
     """Deposits that belong to nobody and why they are still here, and the newest that were paid back."""
     from x402_gig.backoffice import refunds as shown
 
-    found = _read(lambda connection, office: shown.overview(connection, office, int(time.time())))
+    found = read_office(lambda connection, office: shown.overview(connection, office, int(time.time())))
     if as_json:
         print_json(shown.as_json(found))
     else:
@@ -192,51 +189,11 @@ def pay_refund(
     from x402_gig.backoffice.refunds import pay, payable
     from x402_gig.backoffice.words import usdc
 
-    address = _address(to)
-    deposit, payee = _read(lambda connection, office: payable(connection, office, deposit_id, address))
+    address = parse_address(to)
+    deposit, payee = read_office(lambda connection, office: payable(connection, office, deposit_id, address))
     err.print(f"Deposit {deposit.id}: {usdc(deposit.value)} of {deposit.payer}, {deposit.transaction}", soft_wrap=True)
     if not yes:
         typer.confirm(f"Pay {usdc(deposit.value)} to {payee}?", abort=True, err=True)
-    _write(lambda connection, office: pay(connection, office, deposit_id, address))
+    write_office(lambda connection, office: pay(connection, office, deposit_id, address))
     err.print(f"Written down: the running server pays {usdc(deposit.value)} to {payee} within seconds.", soft_wrap=True)
     err.print("See x402-gig refunds list")
-
-
-def _address(given: str | None) -> str | None:
-    from eth_utils.address import is_address
-
-    if given is not None and not (given.startswith("0x") and is_address(given)):
-        raise typer.BadParameter(
-            f"{given} is no address: 0x and 40 hex digits (with a right checksum where letters mix)"
-        )
-    return given.lower() if given is not None else None
-
-
-def _read(work: "Callable[[Connection, Office], T]") -> T:
-    return _with_office(lambda office: office.ledger.read(lambda connection: work(connection, office)))
-
-
-def _write(work: "Callable[[Connection, Office], T]") -> T:
-    return _with_office(lambda office: office.ledger.write(lambda connection: work(connection, office)))
-
-
-def _with_office(work: "Callable[[Office], Awaitable[T]]") -> T:
-    """Run `work` on the ledger of the settings. What it refuses ends the command with exit code 1."""
-    from x402_gig import settings
-    from x402_gig.backoffice.opening import open_office
-
-    async def main() -> T | Refused:
-        async with open_office(settings.load()) as office:
-            try:
-                return await work(office)
-            except Refused as exc:
-                return exc
-
-    done = run_to_end(main(), logging.WARNING, cannot_start=2, failed=3)
-    if done is None:
-        complain("Interrupted.")
-        raise typer.Exit(INTERRUPTED)
-    if isinstance(done, Refused):
-        complain(done.detail)
-        raise typer.Exit(1)
-    return done

@@ -146,14 +146,14 @@ class Payouts:
         token = move.asset or ""
         try:
             estimate = await self.node.estimate_gas(wallet.address, token, data)
-            answer = await self.node.call_as(wallet.address, Call(token, MAX_TRANSFER_GAS, data))
+            gas = estimate * GAS_MARGIN_PERCENT // 100
+            if gas > MAX_TRANSFER_GAS:
+                raise CannotSend(f"the token's transfer takes {estimate} gas, more than we pay for")
+            answer = await self.node.call_as(wallet.address, Call(token, gas, data))
         except Unavailable as exc:
             raise CannotSend(exc.detail) from None
         if erc20.is_refusal(answer):
             raise CannotSend("the token answers its transfer with false")
-        gas = estimate * GAS_MARGIN_PERCENT // 100
-        if gas > MAX_TRANSFER_GAS:
-            raise CannotSend(f"the token's transfer takes {estimate} gas, more than we pay for")
         return gas
 
     async def _wait_for_gas(self, move: Movement, wallet: Wallet, wei: int) -> None:

@@ -93,8 +93,9 @@ def busy_relayers(connection: Connection) -> set[str]:
 
 def open_payouts(connection: Connection) -> list[int]:
     """The gigs whose wallets have sent something whose end is not known."""
-    query = select(movements.c.source_gig).join(slot_movements).join(slots)
-    return list(connection.execute(query.where(slots.c.state == "open", slots.c.purpose == PAYOUT)).scalars())
+    carried = select(slot_movements.c.movement_id).join(slots, slots.c.id == slot_movements.c.slot_id)
+    sent = movements.c.id.in_(carried.where(slots.c.state == "open", slots.c.purpose == PAYOUT))
+    return list(connection.execute(select(movements.c.source_gig).where(sent)).scalars())
 
 
 def sent_by(connection: Connection, sender: str) -> int:
