@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from x402_gig import cli_keys, cli_ledger
+from x402_gig import cli_gigs, cli_keys, cli_ledger
 from x402_gig.buyer_terms import TermFlags, takes_terms
 from x402_gig.errors import OutcomeUnknown, Refused
 from x402_gig.terminal import Json, complain, err, print_json, run_to_end
@@ -261,6 +261,7 @@ def _step(name: str, text: str) -> None:
 
 cli_ledger.add_to(app)
 app.add_typer(cli_keys.keys, name="keys")
+app.add_typer(cli_gigs.gigs, name="gigs")
 
 if __name__ == "__main__":
     app()

@@ -1,5 +1,6 @@
 """Gigs that are created with an API key: any token, funded by a transfer, started once."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -43,8 +44,8 @@ class Creator:
     def start(self, made: Json) -> httpx.Response:
         return self.post(START, {"gig_id": made["gig_id"]})
 
-    def started(self, token: Erc20, **changes: Any) -> Json:
-        made = self.funded(token, **changes)
+    def started(self, token: Erc20, extra: int = 0, **changes: Any) -> Json:
+        made = self.funded(token, extra, **changes)
         answer = self.start(made)
         assert (answer.status_code, answer.json()) == (
             200,
@@ -283,12 +284,11 @@ def test_a_tiny_reward_is_fine(creator: Creator, odd: Erc20) -> None:
 def test_a_start_in_the_past_means_the_moment_of_the_start(creator: Creator, odd: Erc20) -> None:
     made = creator.create(odd.address, start_time="2020-01-01")
     planned = creator.gig(made)["start_time_ms"]
-    creator.shop.rpc("evm_increaseTime", 3600)
     creator.shop.send(odd.holder(10**13), odd.address, made["tx_data"])
-    creator.shop.read_up()
+    until(lambda: time.time() * 1000 >= planned + 1000)
     assert creator.start(made).status_code == 200
     gig = creator.gig(made)
-    assert gig["start_time_ms"] - planned >= 3_600_000
+    assert gig["start_time_ms"] > planned
     assert gig["end_time_ms"] - gig["start_time_ms"] == 24 * 3_600_000
 
 
@@ -310,3 +310,53 @@ def test_a_token_that_refuses_to_move_holds_up_nothing_else(shop: Shop, creator:
 
 def _warning(shop: Shop) -> str:
     return str(shop.http.get(f"{shop.url}/readyz").json()["warnings"].get("payouts", ""))
+
+
+@pytest.mark.parametrize("token", ["OddToken", "USDC"])
+def test_a_surplus_is_given_back_once(shop: Shop, creator: Creator, token: str) -> None:
+    erc20 = Erc20(shop, USDC) if token == "USDC" else deploy(shop, token)
+    made = creator.started(erc20, extra=5)
+    creator.paid_up(made)
+    wallet, owner = made["gig_wallet_address"], str(Account.create().address)
+    reward = erc20.balance(wallet) - 5
+    refund = ("gigs", "refund", str(made["gig_id"]), "--to", owner, "--yes")
+
+    paid = shop.desk.run(*refund)
+    assert paid.returncode == 0, paid.stderr
+    again = shop.desk.run(*refund)
+    assert (again.returncode, "nothing to give back" in again.stderr) == (1, True)
+
+    until(lambda: erc20.balance(owner) == 5)
+    assert erc20.balance(wallet) == reward
+    assert creator.gig(made)["status"] == "active"
+    assert shop.desk.run(*refund).returncode == 1
+
+
+def test_a_gig_that_is_not_started_is_cancelled_and_paid_back_whole(shop: Shop, creator: Creator, odd: Erc20) -> None:
+    made, owner = creator.funded(odd), str(Account.create().address)
+    refund = ("gigs", "refund", str(made["gig_id"]), "--to", owner)
+    asked = shop.desk.run(*refund, said="n\n")
+    assert asked.returncode == 1
+    assert "this cancels it" in asked.stderr
+    assert shop.desk.run(*refund, said="y\n").returncode == 0
+    until(lambda: odd.balance(owner) == 11 * 10**11)
+    answer = creator.start(made)
+    assert (answer.status_code, answer.json()) == (400, {"error": "Gig is cancelled"})
+    assert creator.gig(made)["status"] == "cancelled"
+
+
+def test_what_cannot_be_refunded_says_why(shop: Shop, creator: Creator, odd: Erc20) -> None:
+    [bought], made = shop.bought(), creator.started(odd)
+    creator.paid_up(made)
+    to = ("--to", str(Account.create().address), "--yes")
+    for arguments, said in (
+        ((str(bought["id"]), *to), "was not created with an API key"),
+        (("999999", *to), "was not created with an API key"),
+        ((str(made["gig_id"]), *to), "nothing to give back"),
+    ):
+        done = shop.desk.run("gigs", "refund", *arguments)
+        assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+    extra = creator.funded(odd, extra=1)
+    own = shop.desk.run("gigs", "refund", str(extra["gig_id"]), "--to", extra["gig_wallet_address"], "--yes")
+    assert own.returncode == 1
+    assert "must be the address of its owner" in own.stderr

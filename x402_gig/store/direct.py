@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.gigs.records import GigRecord, TokenInfo
@@ -37,6 +37,15 @@ class Started:
     surplus_units: int
     start_at: int
     end_at: int
+
+
+@dataclass(frozen=True)
+class Deposit:
+    """A transfer that came to a gig's wallet, in base units of the gig's token."""
+
+    payer: str
+    value: int
+    transaction: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,13 @@ def record_deposits(connection: Connection, gig_id: int, transfers: Iterable[Tok
         connection.execute(insert_or_replace(connection, gig_deposits, rows, key, place))
 
 
+def deposits(connection: Connection, gig_id: int) -> list[Deposit]:
+    """What came to its wallet before it was started, oldest first."""
+    columns = (gig_deposits.c.payer, gig_deposits.c.value, gig_deposits.c.transaction)
+    query = select(*columns).where(gig_deposits.c.gig_id == gig_id, gig_deposits.c.on_chain == 1)
+    return [Deposit(*row) for row in connection.execute(query.order_by(gig_deposits.c.id))]
+
+
 def forget_block(connection: Connection, number: int, block_hash: str) -> None:
     """What came in another block of this height is not on chain: its gig is suspended until it is there again."""
     replaced = update(gig_deposits).where(
@@ -168,6 +184,12 @@ def owed(connection: Connection, gig_id: int) -> int:
     """What is to leave the gig's wallet and has not, in base units."""
     due = (movements.c.source_gig == gig_id, movements.c.state == "due")
     return sum(connection.execute(select(movements.c.value).where(*due)).scalars())
+
+
+def newest_payout_block(connection: Connection, gig_id: int) -> int:
+    """The highest block in which something left the gig's wallet; 0 when nothing did."""
+    query = select(func.max(movements.c.block_number)).where(movements.c.source_gig == gig_id)
+    return connection.execute(query).scalar_one() or 0
 
 
 def cancel(connection: Connection, gig_id: int) -> bool:

@@ -1,0 +1,56 @@
+"""The operator's commands on gigs that were created with an API key."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from x402_gig.cli_office import parse_address, with_office
+from x402_gig.errors import Refused
+from x402_gig.terminal import err
+
+if TYPE_CHECKING:
+    from x402_gig.backoffice.gig_refunds import Spare
+    from x402_gig.backoffice.opening import Office
+
+gigs = typer.Typer(
+    no_args_is_help=True, help="Gigs that were created with an API key: give back what they do not need."
+)
+
+
+@gigs.command("refund", epilog="Example: x402-gig gigs refund 12 --to 0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
+def refund_gig(
+    gig_id: Annotated[int, typer.Argument(metavar="GIG_ID", help="Its number.")],
+    to: Annotated[str, typer.Option(metavar="ADDRESS", help="Who gets it: ask the gig's creator.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Give back what a gig's wallet holds beyond reward and commission; all of it when the gig was never started.
+
+    A gig that was not started is cancelled by this. The running server sends the money within seconds.
+    """
+    address = parse_address(to) or ""
+    found = with_office(lambda office: _spare(office, gig_id, address))
+    for deposit in found.deposits:
+        err.print(f"came from {deposit.payer} in {deposit.transaction}", soft_wrap=True)
+    if found.gig.state == "created":
+        err.print(f"Gig {gig_id} was never started: this cancels it.", style="yellow")
+    if not yes:
+        typer.confirm(f"Pay {found.text} of gig {gig_id} to {to}?", abort=True, err=True)
+    with_office(lambda office: _pay(office, found, address))
+    err.print(f"Written down: the running server pays {found.text} to {to} within seconds.", soft_wrap=True)
+
+
+async def _spare(office: "Office", gig_id: int, to: str) -> "Spare":
+    from x402_gig.backoffice.gig_refunds import spare
+    from x402_gig.backoffice.opening import open_chain
+
+    async with open_chain(office) as node:
+        found = await spare(office, node, gig_id)
+    if to in (found.gig.wallet, found.gig.token.address, office.wallets.intake.address, f"0x{0:040x}"):
+        raise Refused("--to must be the address of its owner, not the gig's wallet, the intake, the token or zero")
+    return found
+
+
+async def _pay(office: "Office", found: "Spare", to: str) -> int:
+    from x402_gig.backoffice.gig_refunds import pay
+
+    return await office.ledger.write(lambda connection: pay(connection, office, found, to))
