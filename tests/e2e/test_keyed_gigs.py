@@ -1,8 +1,10 @@
 """Gigs that are created with an API key: any token, funded by a transfer, started once."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -360,3 +362,28 @@ def test_what_cannot_be_refunded_says_why(shop: Shop, creator: Creator, odd: Erc
     own = shop.desk.run("gigs", "refund", str(extra["gig_id"]), "--to", extra["gig_wallet_address"], "--yes")
     assert own.returncode == 1
     assert "must be the address of its owner" in own.stderr
+
+
+def test_the_audit_compares_the_wallets_of_gigs_created_with_a_key(
+    shop: Shop, creator: Creator, odd: Erc20, tmp_path: Path
+) -> None:
+    for token in (odd, deploy(shop, "FeeToken")):
+        made = creator.funded(token, extra=10**18)
+        assert creator.start(made).status_code == 200
+        creator.paid_up(made)
+    shop.read_up()
+    found = shop.desk.audit()
+    assert (found["ok"], found["keyed_gigs"] >= 2) == (True, True)
+
+    copy = f"sqlite:///{shop.desk.copy(tmp_path / 'copy.db')}"
+    gig = f"= {made['gig_id']}"
+    for statement, problem in (
+        (f"update gigs set reward = '99000000000000000000' where id {gig}", "and its wallet holds"),
+        (f"update gigs set commission = '1' where id {gig}", "has a commission of 1 base units, and"),
+        (f"update gig_deposits set value = '1' where gig_id {gig}", "which is not on chain"),
+        (f"update movements set \"transaction\" = '0x12' where source_gig {gig}", "this ledger did not sign that"),
+        (f"update movements set nonce = '0x12' where source_gig {gig}", "has a nonce that is not its own"),
+    ):
+        with sqlite3.connect(copy.removeprefix("sqlite:///")) as connection:
+            assert connection.execute(statement).rowcount
+        assert any(problem in said for said in shop.desk.problems(database_url=copy)), problem

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from x402_gig.backoffice.comparison import Comparison, Difference
+from x402_gig.backoffice.gig_wallets import GigWallets
 from x402_gig.backoffice.history import History, insist
 from x402_gig.backoffice.opening import Office
 from x402_gig.backoffice.totals import Totals
@@ -20,13 +21,17 @@ PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class Report:
-    """What was found up to `block`. `notes`: what else a person should know."""
+    """What was found up to `block`. `notes`: what else a person should know.
+
+    `keyed_gigs`: how many are live that were created with a key.
+    """
 
     network: str
     intake: str
     begin: int
     block: Block
     totals: Totals
+    keyed_gigs: int
     differences: list[Difference]
     notes: list[str]
 
@@ -73,13 +78,15 @@ class Audit:
                 await history.read_block(number)
         money = await self._money(books, history)
         rows = Comparison(books, history, self.office.wallets).differences()
+        keyed = await GigWallets(self.node, books, self.office.wallets, block).differences()
         return Report(
             network=self.office.settings.network,
             intake=history.intake,
             begin=history.begin,
             block=block,
             totals=Totals.of(books, history, await history.balance()),
-            differences=[*money, *rows],
+            keyed_gigs=sum(gig.state == "live" for gig in books.keyed.values()),
+            differences=[*money, *rows, *keyed],
             notes=[*dict.fromkeys(self.notes), *([f"The server is halted: {books.halt}"] if books.halt else [])],
         )
 

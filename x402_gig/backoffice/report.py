@@ -22,6 +22,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "time": report.block.timestamp,
         **asdict(report.totals),
         "owed": report.totals.owed,
+        "keyed_gigs": report.keyed_gigs,
         "differences": [
             {"subject": d.subject, "problem": d.problem, "block": d.block_number} for d in report.differences
         ],

@@ -244,14 +244,25 @@ class Node:
 
     async def token_balance(self, token: str, account: str, block: Block) -> int | None:
         """Of any ERC-20, in base units; None when it does not say."""
-        asked = Call(token, erc20.ASKED_GAS, eip3009.balance_of_call(account))
-        _, [balance] = await self.simulate([asked], block)
-        return balance.number if erc20.is_word(balance) else None
+        [balance] = await self.token_balances(token, [account], block)
+        return balance
 
-    async def token_deposits(self, token: str, account: str, first: int, last: int) -> list[TokenTransfer]:
-        """Transfers of any ERC-20 to `account` in a range of blocks, both ends included."""
+    async def token_balances(self, token: str, accounts: Sequence[str], block: Block) -> list[int | None]:
+        calls = [Call(token, erc20.ASKED_GAS, eip3009.balance_of_call(account)) for account in accounts]
+        _, balances = await self.simulate(calls, block)
+        return [balance.number if erc20.is_word(balance) else None for balance in balances]
+
+    async def token_deposits(self, token: str, accounts: Sequence[str], first: int, last: int) -> list[TokenTransfer]:
+        """Transfers of any ERC-20 to these accounts in a range of blocks, both ends included."""
+        return await self._token_transfers(token, [None, [_topic(a) for a in accounts]], first, last)
+
+    async def token_payments(self, token: str, accounts: Sequence[str], first: int, last: int) -> list[TokenTransfer]:
+        """The same from these accounts."""
+        return await self._token_transfers(token, [[_topic(a) for a in accounts]], first, last)
+
+    async def _token_transfers(self, token: str, topics: list[Any], first: int, last: int) -> list[TokenTransfer]:
         query = {"fromBlock": hex(first), "toBlock": hex(last), "address": token}
-        logs = await self.rpc.call("eth_getLogs", {**query, "topics": [eip3009.TRANSFER_TOPIC, None, _topic(account)]})
+        logs = await self.rpc.call("eth_getLogs", {**query, "topics": [eip3009.TRANSFER_TOPIC, *topics]})
         try:
             return _transfers(erc20.plain_transfers(logs), token)
         except MALFORMED:

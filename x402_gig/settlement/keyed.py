@@ -173,7 +173,7 @@ class KeyedGigs:
                 while last >= since and sum(t.value for t in found) < balance:
                     first = max(since, last - size + 1)
                     try:
-                        found += await self.node.token_deposits(gig.token.address, gig.wallet, first, last)
+                        found += await self.node.token_deposits(gig.token.address, [gig.wallet], first, last)
                         last = first - 1
                     except ChainRefused:
                         if size == 1:

@@ -4,12 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from x402_gig.store.binding import Cursor
-from x402_gig.store.tables import commissions, deposits, gigs, journal, ledger, movements, payments, slot_movements
+from x402_gig.store.tables import (
+    commissions,
+    deposits,
+    gig_deposits,
+    gigs,
+    journal,
+    ledger,
+    movements,
+    payments,
+    slot_movements,
+)
 
-Row = TypeVar("Row", "DepositRow", "PaymentRow", "GigRow", "MovementRow")
+Row = TypeVar("Row", "DepositRow", "PaymentRow", "GigRow", "KeyedRow", "GigDepositRow", "MovementRow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,31 @@ class GigRow:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyedRow:
+    """A gig that was created with an API key; amounts in base units of its token."""
+
+    id: int
+    state: str
+    wallet: str
+    token: str
+    reward: int
+    commission: int
+    is_funded: int
+    since_block: int
+
+
+@dataclass(frozen=True, slots=True)
+class GigDepositRow:
+    id: int
+    gig_id: int
+    value: int
+    transaction: str
+    log_index: int
+    block_number: int
+    on_chain: int
+
+
+@dataclass(frozen=True, slots=True)
 class MovementRow:
     id: int
     kind: str
@@ -63,6 +98,7 @@ class MovementRow:
     state: str
     transaction: str | None
     block_number: int | None
+    source_gig: int | None
 
     def is_done_by(self, block_number: int) -> bool:
         return self.state == "done" and (self.block_number or 0) <= block_number
@@ -70,7 +106,9 @@ class MovementRow:
 
 @dataclass(frozen=True)
 class Books:
-    """Rows by id. `cursor`: every deposit up to there is in it. `commissions`: the living (payment, movement) pairs.
+    """Rows by id: `movements` are the intake's, `payouts` those of the wallets of the `keyed` gigs.
+
+    `cursor`: every deposit up to there is in it. `commissions`: the living (payment, movement) pairs.
 
     `signed`: the movements that were in a transaction of ours. `unlike_journal`: the payments whose newest entry in
     the journal is another state than theirs.
@@ -84,6 +122,9 @@ class Books:
     payments: Mapping[int, PaymentRow]
     gigs: Mapping[int, GigRow]
     movements: Mapping[int, MovementRow]
+    keyed: Mapping[int, KeyedRow]
+    gig_deposits: Mapping[int, GigDepositRow]
+    payouts: Mapping[int, MovementRow]
     commissions: Sequence[tuple[int, int]]
     signed: frozenset[int]
     unlike_journal: frozenset[int]
@@ -105,8 +146,11 @@ def read_books(connection: Connection) -> Books:
         halt=one["funding_halt"],
         deposits=_rows(connection, deposits, DepositRow),
         payments=_rows(connection, payments, PaymentRow),
-        gigs=_rows(connection, gigs, GigRow),
-        movements=_rows(connection, movements, MovementRow),
+        gigs=_rows(connection, gigs, GigRow, gigs.c.key_id.is_(None)),
+        movements=_rows(connection, movements, MovementRow, movements.c.source_gig.is_(None)),
+        keyed=_rows(connection, gigs, KeyedRow, gigs.c.key_id.is_not(None)),
+        gig_deposits=_rows(connection, gig_deposits, GigDepositRow),
+        payouts=_rows(connection, movements, MovementRow, movements.c.source_gig.is_not(None)),
         commissions=[
             (row[0], row[1]) for row in connection.execute(select(commissions).where(commissions.c.is_void == 0))
         ],
@@ -115,9 +159,11 @@ def read_books(connection: Connection) -> Books:
     )
 
 
-def _rows(connection: Connection, table: Table, row_type: type[Row]) -> dict[int, Row]:
-    columns = [table.c[field.name] for field in fields(row_type)]
-    return {row[0]: row_type(*row) for row in connection.execute(select(*columns).order_by(table.c.id))}
+def _rows(
+    connection: Connection, table: Table, row_type: type[Row], *conditions: ColumnElement[bool]
+) -> dict[int, Row]:
+    query = select(*(table.c[field.name] for field in fields(row_type))).where(*conditions)
+    return {row[0]: row_type(*row) for row in connection.execute(query.order_by(table.c.id))}
 
 
 def _unlike_journal(connection: Connection) -> frozenset[int]:
