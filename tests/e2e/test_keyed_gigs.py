@@ -5,64 +5,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from eth_account import Account
 
+from tests.creators import CREATE, START, Creator
 from tests.harness import USDC, Json, devnet, gig_terms, until
 from tests.operator import Shop, operated
 from tests.tokens import Erc20, call_data, deploy
 
-CREATE, START = "/api/gigs/create", "/api/gigs/start"
 UNAUTHORIZED = {"error": "Invalid API key"}
-
-
-class Creator:
-    """Holds an API key of a shop."""
-
-    def __init__(self, shop: Shop) -> None:
-        self.shop = shop
-        self.key = shop.desk.run("keys", "create", "A creator").stdout.strip()
-
-    def post(self, path: str, body: Any) -> httpx.Response:
-        return self.shop.post(body, {"x-api-key": self.key}, path)
-
-    def create(self, token: str, **changes: Any) -> Json:
-        answer = self.post(CREATE, gig_terms(token_address=token, **changes))
-        assert answer.status_code == 201, answer.text
-        return dict(answer.json())
-
-    def funded(self, token: Erc20, extra: int = 0, **changes: Any) -> Json:
-        """A gig whose `tx_data` was sent as it is, and so many base units more."""
-        made = self.create(token.address, **changes)
-        payer = token.holder(10**30)
-        assert self.shop.send(payer, made["gig_token_address"], made["tx_data"])["status"] == "0x1"
-        if extra:
-            token.send(payer, made["gig_wallet_address"], extra)
-        return made
-
-    def start(self, made: Json) -> httpx.Response:
-        return self.post(START, {"gig_id": made["gig_id"]})
-
-    def started(self, token: Erc20, extra: int = 0, **changes: Any) -> Json:
-        made = self.funded(token, extra, **changes)
-        answer = self.start(made)
-        assert (answer.status_code, answer.json()) == (
-            200,
-            {"data": {"message": "Gig started successfully", "gig_id": made["gig_id"]}},
-        )
-        return made
-
-    def gig(self, made: Json) -> Json:
-        answer = self.shop.http.get(f"{self.shop.url}/api/gigs/{made['gig_id']}", headers={"x-api-key": self.key})
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json()["data"])
-
-    def paid_up(self, made: Json) -> Json:
-        """The gig, once its commission is on chain."""
-        return dict(until(lambda: (gig := self.gig(made))["funding"]["commission_transaction"] and gig))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +25,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 
 @pytest.fixture(scope="module")
 def creator(shop: Shop) -> Creator:
-    return Creator(shop)
+    return Creator(shop, shop.desk)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +56,7 @@ def test_a_gig_is_created_unfunded_and_its_funding_is_ready_to_be_sent(
     }
     mine = creator.gig(made)
     assert (mine["status"], mine["funding"]["state"], mine["token"]["decimals"]) == ("created", "unfunded", 11)
-    for headers in ({}, {"x-api-key": Creator(shop).key}):
+    for headers in ({}, {"x-api-key": Creator(shop, shop.desk).key}):
         assert shop.http.get(f"{shop.url}/api/gigs/{made['gig_id']}", headers=headers).status_code == 404
 
 
@@ -147,7 +99,7 @@ def test_without_a_key_nothing_is_created_or_started(shop: Shop, odd: Erc20, cre
 
 
 def test_a_revoked_key_is_refused_at_once(shop: Shop, odd: Erc20) -> None:
-    creator = Creator(shop)
+    creator = Creator(shop, shop.desk)
     made = creator.funded(odd)
     shop.desk.run("keys", "revoke", creator.key[:12], "--yes")
     assert creator.start(made).status_code == 401
@@ -155,7 +107,7 @@ def test_a_revoked_key_is_refused_at_once(shop: Shop, odd: Erc20) -> None:
 
 def test_only_the_key_that_made_a_gig_can_start_it(shop: Shop, creator: Creator, odd: Erc20) -> None:
     made = creator.funded(odd)
-    answer = Creator(shop).start(made)
+    answer = Creator(shop, shop.desk).start(made)
     assert (answer.status_code, answer.json()) == (404, {"error": f"Gig with id {made['gig_id']} not found"})
     assert creator.start(made).status_code == 200
 

@@ -17,7 +17,7 @@ from x402_gig.chain import erc20
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Node
 from x402_gig.chain.wallets import Wallet, Wallets
-from x402_gig.errors import GigError, Unavailable
+from x402_gig.errors import ChainRefused, GigError, Unavailable
 from x402_gig.settlement.funding import BACKOFF_S, MAX_BACKOFF_S, Hold
 from x402_gig.settlement.relayer import EMPTY_GAS, Batch, Relayer
 from x402_gig.store import funding, slots
@@ -106,13 +106,20 @@ class Payouts:
             await self.agent_of(self.wallets.gig_wallet(gig_id)).start()
         now = time.monotonic()
         held = [i for i, hold in self._held.items() if hold.until > now]
-        for move in await self.ledger.read(lambda c: funding.due_in_tokens(c, LOOKED_AT, held)):
-            try:
-                await self._send(move)
-            except (CannotSend, Unavailable) as exc:
-                self._hold_back(move, exc.detail)
-            else:
-                self._held.pop(move.movement_id, None)
+        due = await self.ledger.read(lambda c: funding.due_in_tokens(c, LOOKED_AT, held))
+        # One for each wallet: its nonces are used one after the other.
+        oldest = {move.source_gig: move for move in reversed(due)}
+        await asyncio.gather(*(self._try(move) for move in oldest.values()))
+
+    async def _try(self, move: Movement) -> None:
+        try:
+            await self._send(move)
+        except CannotSend as exc:
+            self._hold_back(move, exc.detail)
+        except Unavailable as exc:
+            log.warning("payouts: gig %d: %s", move.source_gig, exc.detail)
+        else:
+            self._held.pop(move.movement_id, None)
 
     def _hold_back(self, move: Movement, reason: str) -> None:
         before = self._held.get(move.movement_id)
@@ -150,7 +157,7 @@ class Payouts:
             if gas > MAX_TRANSFER_GAS:
                 raise CannotSend(f"the token's transfer takes {estimate} gas, more than we pay for")
             answer = await self.node.call_as(wallet.address, Call(token, gas, data))
-        except Unavailable as exc:
+        except ChainRefused as exc:
             raise CannotSend(exc.detail) from None
         if erc20.is_refusal(answer):
             raise CannotSend("the token answers its transfer with false")
@@ -165,4 +172,4 @@ class Payouts:
         self.wake()
         await top_up.done
         if await self.node.native_balance(wallet.address) < wei:
-            raise CannotSend(f"the wallet {wallet.address} did not get its gas")
+            raise Unavailable(f"the wallet {wallet.address} did not get its gas yet")

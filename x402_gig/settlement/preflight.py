@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 WALLETS_CHECKED = 1000
 CHUNK = 250
+# Each takes a call of its own.
+SENDERS_CHECKED = 20
 DEPLOY_GAS = 3_000_000
 DEPLOY_TIMEOUT_S = 60
 
@@ -139,18 +141,25 @@ async def check_not_halted(ledger: Ledger) -> None:
 
 
 async def _check_unused(node: Node, wallets: Wallets) -> None:
-    """A gig wallet belongs to one gig for ever: with a fresh ledger, none may have been funded."""
-    nonces = [wallets.reward_nonce(gig_id) for gig_id in range(1, WALLETS_CHECKED + 1)]
-    for start in range(0, WALLETS_CHECKED, CHUNK):
+    """A gig wallet belongs to one gig for ever: with a fresh ledger, none may have been funded or have paid."""
+    intake, gig_ids = wallets.intake.address, range(1, WALLETS_CHECKED + 1)
+    ours = [(intake, wallets.reward_nonce(gig_id)) for gig_id in gig_ids]
+    ours += [(wallets.gig_address(gig_id), wallets.fee_nonce(gig_id)) for gig_id in gig_ids]
+    used = False
+    for start in range(0, len(ours), CHUNK):
         calls = [
-            Call(node.token.address, READ_GAS, eip3009.authorization_state_call(wallets.intake.address, nonce))
-            for nonce in nonces[start : start + CHUNK]
+            Call(node.token.address, READ_GAS, eip3009.authorization_state_call(payer, nonce))
+            for payer, nonce in ours[start : start + CHUNK]
         ]
         _, results = await node.simulate(calls)
-        if any(not result.success or result.number for result in results):
-            raise CannotStart(
-                [
-                    "The ledger is empty but this seed has funded gigs before: restore the ledger's backup, or set "
-                    "another X402_GIG_WALLET_ACCOUNT"
-                ]
-            )
+        used = used or any(not result.success or result.number for result in results)
+    # Other tokens leave a gig's wallet by transactions.
+    for gig_id in gig_ids[:SENDERS_CHECKED]:
+        used = used or await node.nonce(wallets.gig_address(gig_id)) > 0
+    if used:
+        raise CannotStart(
+            [
+                "The ledger is empty but this seed has funded gigs before: restore the ledger's backup, or set "
+                "another X402_GIG_WALLET_ACCOUNT"
+            ]
+        )

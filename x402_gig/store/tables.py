@@ -304,6 +304,7 @@ gigs = Table(
     Column("start_until", BigInteger, nullable=False, default=0, server_default="0"),
     CheckConstraint("state in ('created', 'live', 'cancelled')", name="state"),
     Index("ix_gigs_live", "end_at", **_where(Column("state") == "live")),
+    Index("ix_gigs_unfunded", "id", **_where(Column("is_funded") == 0)),
     sqlite_autoincrement=True,
 )
 

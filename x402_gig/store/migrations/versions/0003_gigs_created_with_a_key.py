@@ -64,6 +64,8 @@ def _gigs() -> None:
     op.create_index("ix_gigs_creator", "gigs", ["creator"])
     live = sa.text("state = 'live'")
     op.create_index("ix_gigs_live", "gigs", ["end_at"], sqlite_where=live, postgresql_where=live)
+    unfunded = sa.text("is_funded = 0")
+    op.create_index("ix_gigs_unfunded", "gigs", ["id"], sqlite_where=unfunded, postgresql_where=unfunded)
 
 
 def _describe_gigs() -> None:

@@ -1,0 +1,200 @@
+"""Gigs created with a key under kills, outages and reorganisations: started once, their commission paid once."""
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.crashes import Victim, victim
+from tests.creators import CREATE, START, Creator
+from tests.faults import Forward, RpcProxy, Rule, answers, down, lose_reply, rpc_proxy
+from tests.harness import USDC, Dev, Json, devnet, gig_terms, until
+from tests.operator import Desk
+from tests.tokens import Erc20, deploy
+
+SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
+
+
+@contextmanager
+def opened(folder: Path, **settings: Any) -> Iterator[tuple[Victim, RpcProxy, Creator]]:
+    with devnet() as chain, rpc_proxy(chain) as proxy, victim(chain, proxy, folder, **settings) as shop:
+        yield shop, proxy, Creator(shop, Desk(shop.environment, folder))
+
+
+@pytest.fixture(scope="module")
+def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Victim, RpcProxy, Creator]]:
+    with opened(tmp_path_factory.mktemp("faults")) as all_of_it:
+        yield all_of_it
+
+
+def usdc_of(shop: Dev) -> Erc20:
+    return Erc20(shop, USDC)
+
+
+def narrow(blocks: int) -> Rule:
+    """A node that answers for so many blocks at once only."""
+
+    def rule(request: Json, forward: Forward) -> Json:
+        where = request["params"][0]
+        if "fromBlock" in where and int(where["toBlock"], 16) - int(where["fromBlock"], 16) >= blocks:
+            return {"jsonrpc": "2.0", "id": request["id"], "error": {"code": -32005, "message": "range too large"}}
+        return forward()
+
+    return rule
+
+
+def test_a_gig_that_was_funded_long_ago_is_found(away: tuple[Victim, RpcProxy, Creator]) -> None:
+    shop, proxy, creator = away
+    made = creator.funded(deploy(shop, "OddToken"))
+    shop.rpc("anvil_mine", hex(150))
+    with proxy.broken(narrow(40), "eth_getLogs"):
+        assert creator.start(made).status_code == 200
+    gig = creator.paid_up(made)
+    assert gig["payment"]["transaction"]
+
+
+@pytest.mark.parametrize("methods", [(), ("eth_call",), ("eth_getLogs",)], ids=["all", "eth_call", "eth_getLogs"])
+def test_a_start_without_the_chain_is_503_and_can_be_repeated(
+    away: tuple[Victim, RpcProxy, Creator], methods: tuple[str, ...]
+) -> None:
+    shop, proxy, creator = away
+    made = creator.funded(usdc_of(shop))
+    with proxy.broken(down, *methods):
+        refused = creator.start(made)
+    assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
+    assert creator.gig(made)["status"] == "created"
+    assert until(lambda: creator.start(made).status_code == 200)
+    creator.paid_up(made)
+
+
+@pytest.mark.parametrize("token", ["OddToken", "USDC"])
+@pytest.mark.parametrize(
+    ("rule", "methods"),
+    [(lose_reply, SEND), (answers(None), ("eth_getTransactionReceipt",)), (down, SEND), (down, ("eth_estimateGas",))],
+    ids=["replies lost", "no receipts", "nothing sent", "no estimates"],
+)
+def test_a_commission_leaves_its_wallet_once_whatever_the_chain_answers(
+    away: tuple[Victim, RpcProxy, Creator], token: str, rule: Rule, methods: tuple[str, ...]
+) -> None:
+    shop, proxy, creator = away
+    erc20 = usdc_of(shop) if token == "USDC" else deploy(shop, token)
+    before = erc20.balance(shop.commission)
+    with proxy.broken(rule, *methods):
+        made = creator.started(erc20)
+        with suppress(AssertionError):
+            creator.paid_up(made, timeout_s=2)
+    gig = creator.paid_up(made, timeout_s=60)
+    unit = 10 ** gig["token"]["decimals"]
+    assert erc20.balance(shop.commission) == before + unit
+    assert erc20.balance(made["gig_wallet_address"]) == 10 * unit
+
+
+def test_whoever_is_killed_while_starting_starts_each_gig_once(tmp_path: Path) -> None:
+    """SIGKILL again and again while twelve gigs in two tokens are started and their commissions leave."""
+    with opened(tmp_path) as (shop, _, creator):
+        tokens = [deploy(shop, "OddToken"), usdc_of(shop)]
+        gigs = [creator.funded(tokens[i % 2]) for i in range(12)]
+        before = [token.balance(shop.commission) for token in tokens]
+        moments = random.Random(7)
+
+        def kill() -> None:
+            for _ in range(3):
+                time.sleep(moments.uniform(0.01, 0.4))
+                shop.kill()
+                shop.start()
+
+        with ThreadPoolExecutor(len(gigs) + 1) as threads:
+            killing = threads.submit(kill)
+            answers = [*threads.map(lambda made: _insist(creator, made), gigs)]
+            killing.result()
+
+        assert {answer.status_code for answer in answers} <= {200, 400}
+        for made in gigs:
+            creator.paid_up(made, timeout_s=90)
+        for token, held in zip(tokens, before, strict=True):
+            unit = 10**11 if token is tokens[0] else 10**6
+            assert token.balance(shop.commission) == held + 6 * unit
+        for i, made in enumerate(gigs):
+            assert tokens[i % 2].balance(made["gig_wallet_address"]) == (10**12, 10**7)[i % 2]
+        audit = creator.desk.audit()
+        assert (audit["ok"], audit["keyed_gigs"]) == (True, 12)
+
+
+def _insist(creator: Creator, made: Json) -> httpx.Response:
+    """Ask until it is started, by this or an earlier request."""
+
+    def ask() -> httpx.Response | None:
+        with suppress(httpx.HTTPError):
+            answer = creator.post(START, {"gig_id": made["gig_id"]})
+            if answer.status_code == 200 or answer.json() == {"error": "Gig is already live"}:
+                return answer
+        return None
+
+    answer: httpx.Response = until(ask, 90, pause_s=0.1)
+    return answer
+
+
+@pytest.mark.parametrize("token", ["OddToken", "USDC"])
+def test_a_reorganisation_that_takes_the_funding_away_suspends_the_gig_until_it_is_back(
+    tmp_path: Path, token: str
+) -> None:
+    with opened(tmp_path, reorg_depth=16) as (shop, _, creator):
+        erc20 = usdc_of(shop) if token == "USDC" else deploy(shop, token)
+        made = creator.create(erc20.address)
+        payer = erc20.holder(10**30)
+        shop.rpc("anvil_mine", "0x10")
+        shop.send(payer, erc20.address, made["tx_data"])
+        assert creator.start(made).status_code == 200
+        creator.paid_up(made)
+
+        shop.rpc("anvil_reorg", 8, [])
+        until(lambda: creator.gig(made)["status"] == "suspended")
+        assert erc20.balance(shop.commission) == 0
+
+        shop.send(payer, erc20.address, made["tx_data"])
+        until(lambda: creator.gig(made)["status"] == "active")
+        creator.paid_up(made, timeout_s=60)
+        unit = 10 ** creator.gig(made)["token"]["decimals"]
+        assert (erc20.balance(shop.commission), erc20.balance(made["gig_wallet_address"])) == (unit, 10 * unit)
+
+
+def test_a_start_counts_confirmations(tmp_path: Path) -> None:
+    with opened(tmp_path, confirmations=3) as (shop, _, creator):
+        made = creator.funded(usdc_of(shop))
+        shop.rpc("evm_setAutomine", False)
+        for blocks, status in ((0, 400), (1, 400), (1, 200)):
+            for _ in range(blocks):
+                shop.rpc("evm_mine")
+            assert creator.start(made).status_code == status
+
+
+@pytest.mark.parametrize("token", ["OddToken", "USDC"])
+def test_a_seed_that_started_gigs_needs_the_ledger_that_knows_them(tmp_path: Path, token: str) -> None:
+    with opened(tmp_path) as (shop, _, creator):
+        creator.paid_up(creator.started(usdc_of(shop) if token == "USDC" else deploy(shop, token)))
+        shop.stop()
+        fresh = creator.desk.start("serve", database_url=f"sqlite:///{tmp_path}/fresh.db")
+    assert fresh.returncode == 1
+    assert "this seed has funded gigs before" in fresh.stderr
+
+
+def test_a_ledger_that_has_forgotten_a_gig_does_not_give_its_wallet_to_another(tmp_path: Path) -> None:
+    """An old backup: the gig that it does not know has been funded since."""
+    with opened(tmp_path) as (shop, _, creator):
+        odd = deploy(shop, "OddToken")
+        backup = creator.desk.copy(tmp_path / "backup.db")
+        forgotten = creator.funded(odd)
+        shop.stop()
+        shutil.copy(backup, shop.ledger)
+        shop.start()
+
+        refused = creator.post(CREATE, gig_terms(token_address=odd.address))
+        assert (refused.status_code, refused.json()["reason"]) == (503, "unavailable")
+        assert creator.create(odd.address)["gig_wallet_address"] != forgotten["gig_wallet_address"]
