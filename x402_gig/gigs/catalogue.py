@@ -44,7 +44,6 @@ DURATION_S: Mapping[Duration, int] = {
     Duration.THREE_MONTHS: 90 * _DAY_S,
     Duration.SIX_MONTHS: 180 * _DAY_S,
 }
-X402_DURATIONS = (Duration.ONE_DAY, Duration.THREE_DAYS)
 
 # Names a buyer may well have meant. All but the one that is served are answered with "not found", not "invalid".
 KNOWN_CHAINS = frozenset(

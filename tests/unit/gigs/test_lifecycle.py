@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from x402_gig.gigs.catalogue import DURATION_S, X402_DURATIONS, Duration
+from x402_gig.gigs.catalogue import DURATION_S, Duration
 from x402_gig.gigs.lifecycle import schedule, status
 
 NOW = datetime(2025, 10, 1, 15, tzinfo=UTC)
@@ -36,4 +36,3 @@ def test_status(now: datetime, expected: str) -> None:
 def test_durations_in_days() -> None:
     days = {"1day": 1, "3days": 3, "1week": 7, "2weeks": 14, "3months": 90, "6months": 180}
     assert {str(name): seconds / 86_400 for name, seconds in DURATION_S.items()} == days
-    assert X402_DURATIONS == ("1day", "3days")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from x402_gig.errors import NotFound
-from x402_gig.gigs.catalogue import RULES, GigType
-from x402_gig.gigs.terms import Draft, Limits, Terms, check_chain, read_terms
+from x402_gig.gigs.catalogue import RULES, Duration, GigType
+from x402_gig.gigs.records import TokenInfo
+from x402_gig.gigs.terms import Draft, KeyLimits, Limits, Terms, check_chain, read_terms, token_of
 
 USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 DEGEN = "0x4ed4E862860beD51a9570b96d89aF5E1B0Efefed"
@@ -447,6 +448,55 @@ def test_the_whole_way_from_json() -> None:
     text = json.dumps(body_of("hold_erc20")).replace('"amount": 10', '"amount": 1.0e1')
     draft = read_terms(json.loads(text, parse_float=Decimal), LIMITS, NOW)
     assert draft == read("hold_erc20", platform="onchain", token_amount_needed="5.000", token_contract=DEGEN.lower())
+
+
+WEI = KeyLimits(TokenInfo(DEGEN.lower(), "DEGEN", 18), maximum_tokens=1_000_000)
+
+
+def read_with_key(limits: KeyLimits = WEI, /, **fields: Any) -> Draft:
+    return read_terms(body_of(token_address=DEGEN, **fields), limits, NOW)
+
+
+@pytest.mark.parametrize("duration", Duration)
+def test_with_a_key_gigs_run_up_to_half_a_year(duration: Duration) -> None:
+    terms = read_with_key(duration=str(duration)).terms
+    assert terms is not None
+    assert terms.duration is duration
+
+
+@pytest.mark.parametrize(
+    ("decimals", "amount", "units"), [(18, "0.000000000000000001", 1), (0, 3, 3), (6, "1.5", 1500000)]
+)
+def test_with_a_key_amounts_have_the_decimals_of_their_token(decimals: int, amount: object, units: int) -> None:
+    limits = KeyLimits(TokenInfo(DEGEN.lower(), "ODD", decimals), 1_000_000)
+    terms = read_with_key(limits, amount=amount).terms
+    assert terms is not None
+    assert (terms.token_address, terms.amount_units) == (DEGEN.lower(), units)
+
+
+@pytest.mark.parametrize(
+    ("amount", "problem"),
+    [
+        *((0, "Invalid amount"), (Decimal("1e-19"), "Invalid amount"), (2**256, "Invalid amount")),
+        *(
+            (1_000_001, "Maximum amount is 1000000"),
+            (Decimal("1000000.000000000000000001"), "Maximum amount is 1000000"),
+        ),
+    ],
+)
+def test_with_a_key_amounts_have_limits_too(amount: object, problem: str) -> None:
+    assert read_with_key(amount=amount).problems == (problem,)
+
+
+def test_a_token_that_is_none_hides_no_other_problem() -> None:
+    nothing = KeyLimits(token=None, maximum_tokens=1_000_000)
+    problems = read_with_key(nothing, amount=Decimal("1e-19"), duration="1year").problems
+    assert problems == ("Invalid token address", "Invalid amount", "Invalid duration")
+
+
+@pytest.mark.parametrize(("given", "token"), [(DEGEN, DEGEN.lower()), ("DEGEN", None), (5, None), (None, None)])
+def test_the_token_is_known_before_the_rest_is_read(given: object, token: str | None) -> None:
+    assert token_of({"token_address": given}) == token
 
 
 NOTHINGS: list[dict[str, Any]] = [{}, {"keyword": None, "verifier": ""}, {"keyword": "", "url": None}, {"platform": ""}]
