@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import servers
 from tests.harness import Dev, dev_server, until
 
 
@@ -20,3 +21,10 @@ def stalled(dev: Dev) -> Iterator[Dev]:
     yield dev
     dev.mine()
     until(lambda: dev.usdc(dev.intake) == 0)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """One PostgreSQL for all tests of this process that do not stop it; each makes databases of its own."""
+    with servers.postgres() as running:
+        yield running

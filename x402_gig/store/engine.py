@@ -1,7 +1,8 @@
 """The ledger: one function, one transaction, on a thread of its own.
 
-Queries are plain functions of a connection, so nothing can wait in the middle of a transaction. SQLite has one
-writer, so there is one writing thread; readers see the last commit (WAL).
+Queries are plain functions of a connection, so nothing can wait in the middle of a transaction. The database has one
+writer at a time, so there is one writing thread; readers see the last commit. SQLite is like that by itself (WAL); on
+PostgreSQL whoever writes takes a lock first, whichever process or machine he is on.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from x402_gig.errors import CannotStart, Unavailable
 
@@ -28,6 +29,19 @@ from x402_gig.errors import CannotStart, Unavailable
 __all__ = ["Connection", "Ledger", "insert_ignore", "insert_or_replace", "migrate"]
 
 T = TypeVar("T")
+
+LOCK_TIMEOUT_S = 10
+CONNECT_TIMEOUT_S = 5
+# The lock that writers take on PostgreSQL: any number, the same in every version.
+WRITERS = 402_402
+# A frozen process must not keep its turn for ever, nor may a setting of the database make commits asynchronous.
+SESSION = {
+    "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+    "idle_in_transaction_session_timeout": "30s",
+    "synchronous_commit": "on",
+}
+# A host that is gone does not say so (seconds).
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 
 class Ledger:
@@ -40,7 +54,7 @@ class Ledger:
     def __init__(self, url: str, *, is_guest: bool = False) -> None:
         try:
             self._engine = _engine(url)
-            self._reading = (_engine(_read_only(url)) if is_guest else self._engine).execution_options(read_only=True)
+            self._reading = _reading(_engine(_read_only(url)) if is_guest else self._engine)
             check_schema(self._reading) if is_guest else migrate(self._engine)
         except (SQLAlchemyError, CommandError, ImportError) as exc:  # CommandError: a revision of a newer version
             # `from None`: a driver's message may repeat the URL, and with it the password.
@@ -50,7 +64,11 @@ class Ledger:
         self._readers = ThreadPoolExecutor(2, "ledger-read")
 
     async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` in one transaction; it is on disk when this returns. Raises Unavailable, then nothing changed."""
+        """Run `work` in one transaction; it is on disk when this returns.
+
+        Raises Unavailable, and then nothing changed; when PostgreSQL went away in the middle of the commit, perhaps it
+        did: whatever is written may be found written already.
+        """
         return await self._run(self._writer, self._engine.begin, work)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -92,8 +110,12 @@ def insert_or_replace(
     columns: Sequence[str],
     where: ColumnElement[bool] | None = None,
 ) -> Any:
-    """INSERT … ON CONFLICT (key) DO UPDATE of `columns`; `where` is the condition of a partial unique index."""
-    statement = _dialect(connection).insert(table).values(list(rows))
+    """INSERT … ON CONFLICT (key) DO UPDATE of `columns`; `where` is the condition of a partial unique index.
+
+    Of rows with the same key the last one counts: PostgreSQL takes no two in one statement.
+    """
+    different = {tuple(row[name] for name in key): row for row in rows}
+    statement = _dialect(connection).insert(table).values(list(different.values()))
     return statement.on_conflict_do_update(
         index_elements=key, index_where=where, set_={name: statement.excluded[name] for name in columns}
     )
@@ -115,6 +137,8 @@ def check_schema(engine: Engine) -> None:
     """The schema is this version's. Raises CannotStart."""
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
+    if found is None:
+        raise CannotStart(["DATABASE_URL: there is no ledger in the database yet: `x402-gig serve` makes it"])
     if found != ScriptDirectory.from_config(_migrations()).get_current_head():
         raise CannotStart(
             [f"DATABASE_URL: another version of x402-gig made the ledger (revision {found}): use the server's own"]
@@ -152,10 +176,24 @@ def _read_only(url: str) -> URL:
 
 
 def _engine(url: str | URL) -> Engine:
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url)
-    engine = create_engine(url, connect_args={"timeout": 10})
-    lasting = () if make_url(url).query.get("mode") == "ro" else ("journal_mode=WAL", "synchronous=FULL")
+    parts = make_url(url)
+    if parts.get_backend_name() == "sqlite":
+        return _sqlite(parts)
+    if parts.get_backend_name() == "postgresql":
+        return _postgresql(parts)
+    raise ArgumentError("neither SQLite nor PostgreSQL")
+
+
+def _reading(engine: Engine) -> Engine:
+    """The same, for transactions that see one consistent view and cannot write."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(read_only=True)
+    return engine.execution_options(read_only=True, isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def _sqlite(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S})
+    lasting = () if url.query.get("mode") == "ro" else ("journal_mode=WAL", "synchronous=FULL")
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
@@ -166,7 +204,32 @@ def _engine(url: str | URL) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # IMMEDIATE: a transaction that reads first and writes later must not lose its turn in between.
-        read_only = connection.get_execution_options().get("read_only", False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if _is_read_only(connection) else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url,
+        # What is read after the turn has come must be what the one before has written: no snapshot of earlier.
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,  # after a restart of the database its connections are dead
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "options": " ".join(f"-c {name}={value}" for name, value in SESSION.items()),
+            **KEEPALIVES,
+        },
+    )
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # What BEGIN IMMEDIATE is to SQLite; it is given back with the commit.
+        if not _is_read_only(connection):
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+
+    return engine
+
+
+def _is_read_only(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("read_only", False))

@@ -355,4 +355,5 @@ def take_abandoned(connection: Connection, key: PaymentKey, payment_id: int, sig
     if connection.execute(taken).rowcount == 0:
         return False
     row = {**key._asdict(), "signature": signature.hex(), "payment_id": payment_id, "created_at": int(time.time())}
-    return connection.execute(insert_ignore(connection, aliases, [row])).rowcount == 1
+    named = insert_ignore(connection, aliases, [row]).returning(aliases.c.payment_id)
+    return connection.execute(named).first() is not None

@@ -7,14 +7,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, func, insert, select, text
 
+from tests.servers import Postgres
+from tests.unit.store.conftest import DATABASES
 from tests.unit.store.test_engine import slot
 from x402_gig.errors import CannotStart, Unavailable
 from x402_gig.store.engine import Ledger
 from x402_gig.store.tables import slots
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
+@pytest.fixture(params=DATABASES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        return postgres.database()
     # A name that means something in a URL.
     return f"sqlite:///{tmp_path}/led ger#1?.db".replace("?", "%3F").replace("#", "%23")
 
@@ -69,6 +74,13 @@ def test_a_guest_makes_no_ledger(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match="x402-gig serve"):
         Ledger(f"sqlite:///{tmp_path}/none.db", is_guest=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_guest_makes_no_tables(postgres: Postgres) -> None:
+    url = postgres.database()
+    for _ in range(2):
+        with pytest.raises(CannotStart, match="x402-gig serve"):
+            Ledger(url, is_guest=True)
 
 
 def test_a_guest_leaves_another_versions_ledger_alone(server: Ledger, url: str) -> None:

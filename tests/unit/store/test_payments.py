@@ -97,7 +97,7 @@ def test_a_reservation_that_is_rolled_back_never_was(ledger: Ledger) -> None:
         transaction.rollback()
     with ledger.engine.begin() as db:
         assert payments.find(db, key(1)) is None
-        assert reserved(db, 1) == [1]
+        assert len(reserved(db, 1)) == 1
 
 
 def test_a_payment_is_sent_three_times_at_most(db: Connection) -> None:

@@ -33,7 +33,7 @@ def upgrade() -> None:
     _journal()
     _deposits()
     _states()
-    with op.batch_alter_table("commissions", recreate="always") as table:
+    with op.batch_alter_table("commissions") as table:
         table.drop_constraint("pk_commissions", type_="primary")
         table.create_primary_key("pk_commissions", ["payment_id", "movement_id"])
         table.add_column(added("is_void"))
@@ -65,7 +65,7 @@ def _journal() -> None:
 
 
 def _deposits() -> None:
-    with op.batch_alter_table("deposits", recreate="always", table_kwargs=AUTOINCREMENT) as table:
+    with op.batch_alter_table("deposits", table_kwargs=AUTOINCREMENT) as table:
         table.alter_column("nonce", existing_type=sa.String(66), nullable=True)
         table.add_column(added("on_chain", "1"))
         table.add_column(sa.Column("refund_id", ID))
@@ -84,6 +84,6 @@ def _states() -> None:
         ("movements", "'due', 'done', 'void'"),
         ("slots", "'open', 'mined', 'reverted', 'filled', 'lost'"),
     ):
-        with op.batch_alter_table(name, recreate="always", table_kwargs=AUTOINCREMENT) as table:
+        with op.batch_alter_table(name, table_kwargs=AUTOINCREMENT) as table:
             table.drop_constraint("state", type_="check")
             table.create_check_constraint("state", f"state in ({states})")

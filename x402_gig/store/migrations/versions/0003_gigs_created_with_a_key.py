@@ -43,7 +43,7 @@ def _api_keys() -> None:
 
 
 def _gigs() -> None:
-    with op.batch_alter_table("gigs", recreate="always", table_kwargs=AUTOINCREMENT) as table:
+    with op.batch_alter_table("gigs", table_kwargs=AUTOINCREMENT) as table:
         table.add_column(sa.Column("key_id", ID))
         table.create_foreign_key("fk_gigs_key_id", "api_keys", ["key_id"], ["id"])
         table.add_column(_text("state", 16, "live"))
@@ -111,7 +111,7 @@ def _gig_deposits() -> None:
 
 def _movements() -> None:
     kinds = "'reward', 'commission', 'refund', 'fee', 'surplus'"
-    with op.batch_alter_table("movements", recreate="always", table_kwargs=AUTOINCREMENT) as table:
+    with op.batch_alter_table("movements", table_kwargs=AUTOINCREMENT) as table:
         table.add_column(sa.Column("source_gig", ID))
         table.create_foreign_key("fk_movements_source_gig", "gigs", ["source_gig"], ["id"])
         table.add_column(sa.Column("asset", HEX))
