@@ -133,6 +133,7 @@ class Dev(Chain):
     url: str = ""
     intake: str = ""
     commission: str = ""
+    api_key: str = ""
     buyers: list[Json] = field(default_factory=list)
 
     def post(self, body: Any, headers: Json | None = None, path: str = CREATE) -> httpx.Response:
@@ -290,6 +291,8 @@ def serve_settings(chain: Chain, folder: Path, **changes: Any) -> dict[str, str]
         "public_url": "https://gigs.example",
         "database_url": f"sqlite:///{folder}/ledger.db",
         "port": 0,
+        "rate_limit_address": "off",
+        "rate_limit_key": "off",
     } | changes
     return {f"X402_GIG_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
 

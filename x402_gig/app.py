@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp
 
 from x402_gig.api.app import Api, Probes, Readiness
+from x402_gig.api.counting import Limiter, RedisCounts
 from x402_gig.api.keys import Keys
 from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Node
@@ -26,7 +27,7 @@ from x402_gig.gigs.terms import Limits
 from x402_gig.metrics import Metrics
 from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.order import Product, Seller
-from x402_gig.settings import Settings
+from x402_gig.settings import Settings, parse_rate
 from x402_gig.settlement import preflight
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.clock import ChainClock
@@ -78,6 +79,7 @@ class Server:
     client: FacilitatorClient | None = field(init=False, default=None)
     redis_turns: RedisTurns | None = field(init=False, default=None)
     keyed: KeyedGigs = field(init=False)
+    limiter: Limiter = field(init=False)
     checkout: Checkout = field(init=False)
     reconciler: Reconciler = field(init=False)
     dispatcher: Dispatcher = field(init=False)
@@ -103,6 +105,7 @@ class Server:
         for queue in queues:
             queue.wake = self.dispatcher.wake
         self.keyed = self._keyed_gigs()
+        self.limiter = self._limiter()
         self.checkout = Checkout(
             seller=self.seller,
             book=PaymentBook(self.ledger),
@@ -147,6 +150,12 @@ class Server:
             funding_due=self.fund_soon,
         )
 
+    def _limiter(self) -> Limiter:
+        redis_url = self.settings.redis_url.get_secret_value()
+        shared = RedisCounts(redis_url, self.wallets.intake.address) if redis_url else None
+        by_address, by_key = map(parse_rate, (self.settings.rate_limit_address, self.settings.rate_limit_key))
+        return Limiter(by_address, by_key, shared)
+
     def _pause(self) -> str:
         return "its relayers are out of gas" if self.dispatcher.is_out_of_gas else ""
 
@@ -157,8 +166,16 @@ class Server:
     @property
     def app(self) -> ASGIApp:
         probes = Probes(self.readiness, self.measure)
-        keys = Keys(self.ledger)
-        return Api(self.checkout, self.shop, self.keyed, keys, self.find_gig, probes, self.settings.public_url).build()
+        return Api(
+            checkout=self.checkout,
+            shop=self.shop,
+            keyed=self.keyed,
+            keys=Keys(self.ledger),
+            limiter=self.limiter,
+            find_gig=self.find_gig,
+            probes=probes,
+            public_url=self.settings.public_url,
+        ).build()
 
     async def prepare(self) -> None:
         """Check everything that must hold, and finish reading the chain. Raises CannotStart or Unavailable."""
@@ -202,6 +219,7 @@ class Server:
             await self.client.close()
         if self.redis_turns is not None:
             await self.redis_turns.close()
+        await self.limiter.close()
         self.ledger.close()
 
     async def find_gig(self, gig_id: int, key_id: int | None = None) -> GigRecord | None:
@@ -247,7 +265,12 @@ class Server:
             problems["chain"] = self.watcher.problem or f"no new look at the chain for {STALE_HEAD_S} s"
         if self.settling.halt:
             problems["halted"] = self.settling.halt
-        warnings = {"funding": self.funding.problem, "payouts": self.payouts.problem, "clock": self.clock.problem}
+        warnings = {
+            "funding": self.funding.problem,
+            "payouts": self.payouts.problem,
+            "clock": self.clock.problem,
+            "redis": await self.limiter.look(),
+        }
         return Readiness(problems, {name: text for name, text in warnings.items() if text})
 
     async def _look_at_token(self) -> dict[str, str]:

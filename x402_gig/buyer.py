@@ -194,9 +194,9 @@ class Buyer:
             raise OutcomeUnknown(f"the server says {_said(answer)}")
         if _refuses(answer.status_code, again=again):
             raise _refusal(answer)
-        # Of its own 503 the server knows whether it sent anything; of other answers nobody does.
+        # Of its own 503 and 429 the server knows whether it sent anything; of other answers nobody does.
         reason = _json_object(answer).get("reason", OutcomeUnknown.reason)
-        harmless = answer.status_code == 503 and reason != OutcomeUnknown.reason
+        harmless = answer.status_code in (429, 503) and reason != OutcomeUnknown.reason
         raise _AskAgain(f"the server says {_said(answer)}", _retry_after_s(answer), harmless=harmless)
 
     def _bought(self, answer: httpx.Response) -> Bought:

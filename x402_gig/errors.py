@@ -7,6 +7,7 @@
     │   ├── NotStartable        the gig is live already, or cancelled
     │   └── BodyTooLarge
     ├── InvalidApiKey           no key that may be used
+    ├── TooManyRequests         more than the rate limit allows; carries when there is room again
     ├── NotFound                no such chain, gig or page
     ├── BeingProcessed          somebody else is starting this gig
     ├── PaymentConflict         this payment already bought something else
@@ -68,6 +69,14 @@ class BodyTooLarge(BadRequest):
 
 class InvalidApiKey(GigError):
     reason = "invalid_api_key"
+
+
+class TooManyRequests(GigError):
+    reason = "rate_limited"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__("Too many requests")
+        self.retry_after_s = retry_after_s
 
 
 class NotFound(GigError):

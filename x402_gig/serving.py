@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -41,10 +41,21 @@ def url_of(listener: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve HTTP until the context ends; requests under way have ten seconds to finish."""
+async def listening(app: ASGIApp, listener: socket.socket, proxies: Sequence[str] = ()) -> AsyncIterator[None]:
+    """Serve HTTP until the context ends; requests under way have ten seconds to finish.
+
+    A client's address is what its connection says, but for `proxies`: of these, the last hop of `X-Forwarded-For`
+    that is none of them.
+    """
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_S, server_header=False
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_S,
+        server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
     )
     http = _Http(config)
     task = asyncio.create_task(http.serve([listener]), name="http")
@@ -59,7 +70,7 @@ async def serve(load: Callable[[], Settings]) -> None:
     """Serve until cancelled. Raises CannotStart."""
     settings = load()
     with bind(settings.host, settings.port) as listener:
-        async with open_server(settings) as server, listening(server.app, listener):
+        async with open_server(settings) as server, listening(server.app, listener, settings.proxies):
             log.info("network %s, intake %s, listening on %s", settings.network, server.seller.pay_to, url_of(listener))
             print(f"ready {url_of(listener)}", flush=True)
             await asyncio.Event().wait()

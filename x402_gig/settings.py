@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from eth_account.hdaccount import seed_from_mnemonic
 from eth_utils.address import to_checksum_address
+from limits import RateLimitItem
+from limits import parse_many as parse_rates
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -22,6 +25,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url as parse_redis_url
 
 from x402_gig.errors import CannotStart
 from x402_gig.gigs.pricing import USDC_DECIMALS, to_units
@@ -31,6 +35,10 @@ PREFIX = "X402_GIG_"
 _ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
 # The ledger's amounts are 64-bit.
 LARGEST_REWARD = 1_000_000_000_000
+OFF = "off"
+MOST_REQUESTS = 1_000_000_000
+LONGEST_WINDOW_S = 366 * 24 * 3600
+RATE_FORM = f"must be such as 600/minute, 5/second or 1000 per 2 hours, or `{OFF}`"
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,49 @@ def _usdc(value: Any) -> int:
         raise ValueError("must be a number of USDC") from None
 
 
+def _redis_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    try:
+        is_right = not url or (url.startswith(("redis://", "rediss://")) and bool(parse_redis_url(url)))  # type: ignore[no-untyped-call]
+    except ValueError:
+        is_right = False
+    if not is_right:
+        raise ValueError("must be a redis:// or rediss:// URL")
+    return value
+
+
+def parse_rate(text: str) -> RateLimitItem | None:
+    """None is no limit. Raises ValueError."""
+    if text == OFF:
+        return None
+    try:
+        [rate] = parse_rates(text)
+    except ValueError:
+        raise ValueError(RATE_FORM) from None
+    if not 0 < rate.amount <= MOST_REQUESTS or rate.get_expiry() > LONGEST_WINDOW_S:
+        raise ValueError(RATE_FORM)
+    return rate
+
+
+def _rate(text: str) -> str:
+    parse_rate(text)
+    return text
+
+
+def _networks(value: str) -> str:
+    try:
+        for part in filter(None, value.split(",")):
+            ip_network(part.strip())
+    except ValueError:
+        raise ValueError(
+            "must be addresses or networks with commas between them, such as 10.0.0.1,10.1.0.0/16"
+        ) from None
+    return value
+
+
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 Usdc = Annotated[int, BeforeValidator(_usdc)]
+Rate = Annotated[str, AfterValidator(_rate)]
 
 
 class Settings(BaseSettings):
@@ -111,9 +160,12 @@ class Settings(BaseSettings):
     commission_address: Annotated[str, AfterValidator(_address)]
     public_url: WebUrl
     database_url: SecretStr = SecretStr("sqlite:///x402-gig.db")
-    redis_url: SecretStr = SecretStr("")
+    redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
     host: str = "127.0.0.1"
     port: int = Field(4021, ge=0, le=65535)
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
+    rate_limit_address: Rate = "600/minute"
+    rate_limit_key: Rate = "600/minute"
     commission_bps: int = Field(1000, ge=0, le=10_000)
     minimum_reward: Usdc = Field(10, ge=1)  # defaults are validated too, so they are USDC
     maximum_reward: Usdc = Field(1_000_000, le=LARGEST_REWARD * 10**USDC_DECIMALS)
@@ -122,6 +174,11 @@ class Settings(BaseSettings):
     confirmations: int = Field(1, ge=1, le=64)
     reorg_depth: int = Field(64, ge=1, le=10_000)
     relayers: int = Field(2, ge=1, le=64)
+
+    @property
+    def proxies(self) -> list[str]:
+        """Whose `X-Forwarded-For` is believed."""
+        return [part.strip() for part in self.trusted_proxies.split(",") if part.strip()]
 
     @property
     def preset(self) -> NetworkPreset:

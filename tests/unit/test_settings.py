@@ -109,6 +109,15 @@ def test_settings_may_come_from_a_file_and_the_environment_wins(environment: Env
         ("WALLET_ACCOUNT", str(2**31 - 1), 2**31 - 1),
         ("NETWORK", "base-sepolia", "base-sepolia"),
         ("COMMISSION_ADDRESS", "0x" + "AB" * 20, "0x" + "ab" * 20),
+        (
+            "REDIS_URL",
+            f"rediss://:{TOKEN_IN_URL}@redis.example:6380/1",
+            SecretStr(f"rediss://:{TOKEN_IN_URL}@redis.example:6380/1"),
+        ),
+        ("RATE_LIMIT_KEY", "1000 per 2 hours", "1000 per 2 hours"),
+        ("RATE_LIMIT_ADDRESS", "off", "off"),
+        ("RATE_LIMIT_ADDRESS", "", "600/minute"),
+        ("TRUSTED_PROXIES", "10.0.0.1, 10.1.0.0/16,::1,", "10.0.0.1, 10.1.0.0/16,::1,"),
     ],
 )
 def test_a_good_value_is_taken(environment: Environment, name: str, given: str, value: Any) -> None:
@@ -132,6 +141,9 @@ def test_everything_that_is_missing_is_listed_at_once(environment: Environment) 
 ADDRESS = "must be an address: 0x and 40 hex digits (and a right checksum where letters are mixed)"
 URL = "must be an http or https URL"
 USDC = "must be a number of USDC"
+REDIS = "must be a redis:// or rediss:// URL"
+RATE = "must be such as 600/minute, 5/second or 1000 per 2 hours, or `off`"
+PROXIES = "must be addresses or networks with commas between them, such as 10.0.0.1,10.1.0.0/16"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +186,19 @@ USDC = "must be a number of USDC"
         ("CONFIRMATIONS", "65", "Input should be less than or equal to 64"),
         ("RELAYERS", "0", "Input should be greater than or equal to 1"),
         ("RELAYERS", "65", "Input should be less than or equal to 64"),
+        ("REDIS_URL", f"http://{TOKEN_IN_URL}", REDIS),
+        ("REDIS_URL", f"redis://{TOKEN_IN_URL}:port", REDIS),
+        ("REDIS_URL", f"unix:///{TOKEN_IN_URL}", REDIS),
+        ("RATE_LIMIT_ADDRESS", "600", RATE),
+        ("RATE_LIMIT_ADDRESS", "0/minute", RATE),
+        ("RATE_LIMIT_ADDRESS", "5/fortnight", RATE),
+        ("RATE_LIMIT_KEY", "5/second;100/minute", RATE),
+        ("RATE_LIMIT_KEY", "-1/second", RATE),
+        ("RATE_LIMIT_KEY", "9" * 30 + "/second", RATE),
+        ("TRUSTED_PROXIES", "*", PROXIES),
+        ("TRUSTED_PROXIES", "10.0.0.1 10.0.0.2", PROXIES),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", PROXIES),
+        ("TRUSTED_PROXIES", "proxy.example", PROXIES),
     ],
 )
 def test_a_wrong_value_is_listed_by_its_name(environment: Environment, name: str, value: str, message: str) -> None:

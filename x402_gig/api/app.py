@@ -21,8 +21,10 @@ from x402.http.constants import (
     X_PAYMENT_RESPONSE_HEADER,
 )
 
+from x402_gig.api.counting import Limiter
 from x402_gig.api.errors import HANDLERS
-from x402_gig.api.keys import Keys
+from x402_gig.api.keys import Keys, key_of
+from x402_gig.api.limits import Limits
 from x402_gig.errors import NotFound, ValidationFailed
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
@@ -32,6 +34,7 @@ from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.gate import PaymentGate, parse_object, read_body_in_time
 from x402_gig.payments.outcome import Settled
 from x402_gig.settlement.keyed import KeyedGigs
+from x402_gig.store.api_keys import ApiKey
 
 EXPOSED_HEADERS = [
     PAYMENT_REQUIRED_HEADER,
@@ -71,6 +74,7 @@ class Api:
     shop: GigShop
     keyed: KeyedGigs
     keys: Keys
+    limiter: Limiter
     find_gig: GigFinder
     probes: Probes
     public_url: str
@@ -87,11 +91,11 @@ class Api:
         return JSONResponse(purchase.answer | {"payment": payment})
 
     async def create_unfunded(self, request: Request) -> Response:
-        key = await self.keys.check(request)
+        key = key_of(request)
         return JSONResponse(await self.keyed.create(key.id, await _object(request)), 201)
 
     async def start_gig(self, request: Request) -> Response:
-        key = await self.keys.check(request)
+        key = key_of(request)
         gig_id = (await _object(request)).get("gig_id")
         if not isinstance(gig_id, int) or isinstance(gig_id, bool):
             raise ValidationFailed(["Invalid gig id"])
@@ -102,8 +106,8 @@ class Api:
         gig_id = request.path_params["gig_id"]
         if not re.fullmatch("[0-9]{1,100}", gig_id):
             raise HTTPException(404)
+        key: ApiKey | None = request.state.api_key
         # Longer than any id, and not worth a conversion.
-        key = await self.keys.find(request)
         gig = await self.find_gig(int(gig_id), key.id if key else None) if len(gig_id) < 20 else None
         if gig is None:
             raise NotFound(f"Gig with id {gig_id} not found")
@@ -134,7 +138,8 @@ class Api:
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
         ]
-        app = Starlette(routes=routes, exception_handlers=HANDLERS)
+        limits = Middleware(Limits, keys=self.keys, limiter=self.limiter)
+        app = Starlette(routes=routes, middleware=[limits], exception_handlers=HANDLERS)
         # A redirect would name the host of the request, not the public one, and lose the payment on the way.
         app.router.redirect_slashes = False
         return with_cors(app)

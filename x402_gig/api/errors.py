@@ -18,6 +18,7 @@ from x402_gig.errors import (
     NotStartable,
     OutcomeUnknown,
     PaymentConflict,
+    TooManyRequests,
     Unavailable,
     ValidationFailed,
 )
@@ -29,6 +30,7 @@ STATUS: Mapping[type[GigError], int] = {
     BodyTooLarge: 413,
     BadRequest: 400,
     InvalidApiKey: 401,
+    TooManyRequests: 429,
     NotFound: 404,
     BeingProcessed: 409,
     PaymentConflict: 409,
@@ -50,8 +52,13 @@ def answer_gig_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status == 500:
         return answer_bug(request, error)
-    headers = {"Retry-After": str(RETRY_AFTER_S), "Cache-Control": "no-store"} if status == 503 else None
-    return JSONResponse(_body(error), status, headers)
+    return JSONResponse(_body(error), status, _headers(error) if status in (429, 503) else None)
+
+
+def _headers(error: GigError) -> dict[str, str]:
+    """Of an answer that another try may change."""
+    retry_after_s = error.retry_after_s if isinstance(error, TooManyRequests) else RETRY_AFTER_S
+    return {"Retry-After": str(retry_after_s), "Cache-Control": "no-store"}
 
 
 def _body(error: GigError) -> dict[str, Any]:

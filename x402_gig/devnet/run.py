@@ -19,7 +19,8 @@ from x402_gig.chain.wallets import Wallets
 from x402_gig.devnet.anvil import Devnet, DevnetOptions, devnet, free_port
 from x402_gig.devnet.gas import give_gas
 from x402_gig.serving import bind, listening, url_of
-from x402_gig.settings import NETWORKS, NetworkPreset, Settings
+from x402_gig.settings import NETWORKS, OFF, NetworkPreset, Settings
+from x402_gig.store import api_keys
 
 # For development only: everybody knows it. Not Foundry's, whose accounts are the buyers.
 DEV_SEED = "leg tragic stomach sight valley discover swear few sketch sample spin must"
@@ -46,6 +47,7 @@ class Ready:
     url: str = ""
     intake: str = ""
     commission: str = ""
+    api_key: str = ""
 
 
 class _DevSettings(Settings):
@@ -66,7 +68,9 @@ async def open_dev(
             settings = _settings(chain, url_of(listener), database or Path(folder) / "ledger.db")
             await _give_gas(chain, settings)
             async with open_server(settings) as server, listening(server.app, listener):
-                yield _ready(chain, url_of(listener), server.seller.pay_to), server
+                # Also of a ledger that is kept: of a key that is there already only the hash is known.
+                _, key = await server.ledger.write(lambda c: api_keys.create(c, "x402-gig dev", None))
+                yield _ready(chain, url_of(listener), server.seller.pay_to, key), server
 
 
 def _settings(chain: Devnet, url: str, database: Path) -> Settings:
@@ -78,6 +82,8 @@ def _settings(chain: Devnet, url: str, database: Path) -> Settings:
         commission_address=DEV_COMMISSION,
         public_url=url,
         database_url=f"sqlite:///{database}",
+        rate_limit_address=OFF,
+        rate_limit_key=OFF,
     )
 
 
@@ -89,9 +95,9 @@ async def _give_gas(chain: Devnet, settings: Settings) -> None:
     await rpc.close()
 
 
-def _ready(chain: Devnet, url: str = "", intake: str = "") -> Ready:
+def _ready(chain: Devnet, url: str = "", intake: str = "", api_key: str = "") -> Ready:
     buyers = [Buyer(account.address, "0x" + bytes(account.key).hex()) for account in chain.buyers]
-    return Ready(chain.rpc_url, buyers, url, intake, DEV_COMMISSION if url else "")
+    return Ready(chain.rpc_url, buyers, url, intake, DEV_COMMISSION if url else "", api_key)
 
 
 async def dev(options: DevnetOptions, *, port: int, database: Path | None, as_json: bool) -> None:
@@ -117,6 +123,7 @@ def _print(ready: Ready, preset: NetworkPreset, as_json: bool) -> None:
     console.print(f"[bold]key[/]     {ready.buyers[0].key} [dim](Foundry's first account: for development only)[/]")
     if ready.url:
         console.print(f"[bold]intake[/]  {ready.intake}")
+        console.print(f"[bold]api key[/] {ready.api_key} [dim](new at every start)[/]")
         console.print("\nA price, with curl:\n")
         console.print(f"  {_curl(ready.url, preset)}", markup=False)
         console.print("\nA gig, with the buyer above:\n")

@@ -73,7 +73,11 @@ def find(connection: Connection, key: str) -> ApiKey | None:
 
 
 def used(connection: Connection, key: ApiKey) -> None:
-    connection.execute(update(api_keys).where(api_keys.c.id == key.id).values(last_used_at=int(time.time())))
+    """Of many at once only the first is written."""
+    as_it_was = update(api_keys).where(
+        api_keys.c.id == key.id, api_keys.c.last_used_at.is_not_distinct_from(key.last_used_at)
+    )
+    connection.execute(as_it_was.values(last_used_at=int(time.time())))
 
 
 def listed(connection: Connection) -> Sequence[ApiKey]:

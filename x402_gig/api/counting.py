@@ -1,0 +1,151 @@
+"""How often somebody may ask: a sliding window, in Redis where several processes share the count, else in memory."""
+
+import logging
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from limits import RateLimitItem
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Disconnected
+from redis.exceptions import RedisError
+
+from x402_gig.errors import TooManyRequests
+
+log = logging.getLogger(__name__)
+
+# Of somebody who is forgotten for newer ones, counting begins again. 50,000 of them take about 15 MB.
+MAX_COUNTED = 50_000
+REDIS_CONNECTIONS = 16
+REDIS_TIMEOUT_S = 1
+# So long everybody is counted in memory after Redis did not answer, instead of waiting for it.
+REDIS_PAUSE_S = 5
+
+
+class MemoryCounts:
+    """Counts of this process: what is left of the window before, and what came in this one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: OrderedDict[str, tuple[float, int, int]] = OrderedDict()
+
+    def wait_s(self, rate: RateLimitItem, name: str) -> float | None:
+        """None when it is counted, else the time until there is room again."""
+        seconds = rate.get_expiry()
+        window, passed = divmod(self._clock(), seconds)
+        last, before, count = self._counts.get(name, (window, 0, 0))
+        if last != window:
+            before, count = count if last == window - 1 else 0, 0
+        if before * (1 - passed / seconds) + count >= rate.amount:
+            return self._until_room(before, rate.amount - count, seconds) - passed
+        self._counts[name] = window, before, count + 1
+        self._counts.move_to_end(name)
+        if len(self._counts) > MAX_COUNTED:
+            self._counts.popitem(last=False)
+        return None
+
+    @staticmethod
+    def _until_room(before: int, room: int, seconds: int) -> float:
+        """Since the window's beginning."""
+        return seconds if room <= 0 else seconds * (1 - room / before)
+
+
+class RedisCounts:
+    """Counts of all processes with one `name`. Raises RedisError, whose text may hold the URL."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=REDIS_CONNECTIONS,
+            timeout=REDIS_TIMEOUT_S,
+            socket_timeout=REDIS_TIMEOUT_S,
+            socket_connect_timeout=REDIS_TIMEOUT_S,
+            # Once: a connection that Redis closed long ago is noticed when it is used.
+            retry=Retry(NoBackoff(), 1, (Disconnected,)),
+        )
+        self._storage = RedisStorage(
+            f"async+{url}",
+            implementation="redispy",
+            key_prefix=f"x402-gig:limit:{name}",
+            connection_pool=self._pool,  # type: ignore[arg-type] # the library's annotation knows plain values only
+        )
+        self._windows = SlidingWindowCounterRateLimiter(self._storage)
+
+    async def wait_s(self, rate: RateLimitItem, name: str) -> float | None:
+        """None when it is counted, else the time until there is room again."""
+        if await self._windows.hit(rate, name):
+            return None
+        return (await self._windows.get_window_stats(rate, name)).reset_time - time.time()
+
+    async def answers(self) -> bool:
+        return await self._storage.check()
+
+    async def close(self) -> None:
+        await self._pool.aclose()
+
+
+class Limiter:
+    """Counts in `shared` while it answers, else in memory: limits are no reason to sell nothing."""
+
+    def __init__(
+        self, by_address: RateLimitItem | None, by_key: RateLimitItem | None, shared: RedisCounts | None = None
+    ) -> None:
+        self._by_address = by_address
+        self._by_key = by_key
+        self._shared = shared
+        self._memory = MemoryCounts()
+        self._shared_again_at = 0.0
+        self.problem = ""
+
+    async def count(self, key_id: int | None, address: str) -> None:
+        """One request more, of the key where there is one. Raises TooManyRequests."""
+        rate = self._by_address if key_id is None else self._by_key
+        if rate is None:
+            return
+        wait_s = await self._wait_s(rate, f"address:{address}" if key_id is None else f"key:{key_id}")
+        if wait_s is not None:
+            raise TooManyRequests(max(1, math.ceil(wait_s)))
+
+    async def _wait_s(self, rate: RateLimitItem, name: str) -> float | None:
+        if self._shared is None or time.monotonic() < self._shared_again_at:
+            return self._memory.wait_s(rate, name)
+        if self.problem:
+            # One of us tries, the others need not wait for it.
+            self._shared_again_at = time.monotonic() + REDIS_PAUSE_S
+        try:
+            wait_s = await self._shared.wait_s(rate, name)
+        except (RedisError, OSError) as exc:
+            self._is_lost(type(exc).__name__)
+            return self._memory.wait_s(rate, name)
+        self._is_back()
+        return wait_s
+
+    async def look(self) -> str:
+        """What is wrong, asked anew."""
+        if self._shared is not None:
+            if await self._shared.answers():
+                self._is_back()
+            else:
+                self._is_lost("no answer")
+        return self.problem
+
+    def _is_lost(self, why: str) -> None:
+        self._shared_again_at = time.monotonic() + REDIS_PAUSE_S
+        if not self.problem:
+            self.problem = "Redis does not answer: each process counts requests by itself"
+            log.warning("%s (%s)", self.problem, why)
+
+    def _is_back(self) -> None:
+        self._shared_again_at = 0.0
+        if self.problem:
+            self.problem = ""
+            log.warning("Redis answers again: all processes count requests together")
+
+    async def close(self) -> None:
+        if self._shared is not None:
+            await self._shared.close()
