@@ -60,7 +60,7 @@ def create(connection: Connection, name: str, expires_at: int | None) -> tuple[A
 
 def find(connection: Connection, key: str) -> ApiKey | None:
     """The row of a key that may be used now."""
-    if len(key) > MAX_KEY_CHARS or not key.isascii():
+    if len(key) > MAX_KEY_CHARS or not (key.isascii() and key.isprintable()):
         return None
     query = select(*_columns(), api_keys.c.hash).where(api_keys.c.prefix == key[:PREFIX_CHARS])
     row = connection.execute(query).first()

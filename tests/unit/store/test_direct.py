@@ -1,0 +1,112 @@
+"""Gigs created with a key, in the ledger: whose turn it is, and that a start counts once."""
+
+import pytest
+from sqlalchemy import Connection, insert, select, update
+
+from tests.unit.payments.examples import NOW
+from tests.unit.store.examples import address, transfer, wallet_of, word
+from x402_gig.gigs.records import GigRecord, TokenInfo
+from x402_gig.store import direct, funding
+from x402_gig.store.direct import Draft, Fee, Started
+from x402_gig.store.tables import api_keys, gigs, movements
+
+ODD = TokenInfo(address(0x0DD), "ODD", 18)
+HUGE = 2**255
+FEE = Fee(address(0xFEE), word(0xFEE), ODD.address)
+
+
+@pytest.fixture
+def gig(db: Connection) -> GigRecord:
+    values = {"id": 1, "name": "A", "prefix": "gig_1", "hash": word(1), "created_at": NOW}
+    db.execute(insert(api_keys).values(values))
+    gig_id, wallet = direct.create(db, wallet_of, Draft(1, {}, ODD, HUGE, 7, NOW, NOW + 60, 41))
+    found = direct.find(db, gig_id, 1)
+    assert found is not None
+    assert found.wallet == wallet == wallet_of(gig_id)
+    return found
+
+
+def started(surplus_units: int = 0) -> Started:
+    return Started([transfer(3, nonce=None, value=HUGE + 7)], surplus_units, NOW, NOW + 60)
+
+
+def turn(db: Connection, gig: GigRecord, lease_s: int = 0) -> int:
+    number = direct.take_turn(db, gig.gig_id, lease_s)
+    assert number is not None
+    return number
+
+
+def test_amounts_of_any_size_are_kept_to_the_unit(db: Connection, gig: GigRecord) -> None:
+    assert (gig.reward_units, gig.total_units) == (HUGE, HUGE + 7)
+    assert direct.go_live(db, gig, turn(db, gig), started(surplus_units=HUGE - 1), FEE)
+    live = direct.find(db, gig.gig_id)
+    assert live is not None
+    assert (live.state, live.surplus_units, live.creator) == ("live", HUGE - 1, address(3))
+    [fee] = funding.due_in_tokens(db, 10)
+    assert (fee.kind, fee.value, fee.payee, fee.source_gig) == ("fee", 7, FEE.payee, gig.gig_id)
+
+
+def test_it_is_found_by_its_own_key_and_not_by_others(db: Connection, gig: GigRecord) -> None:
+    assert direct.find(db, gig.gig_id, 2) is None
+    assert direct.find(db, gig.gig_id + 1) is None
+
+
+def test_only_one_has_the_turn_until_it_ends(db: Connection, gig: GigRecord) -> None:
+    first = turn(db, gig, 30)
+    assert direct.take_turn(db, gig.gig_id, 30) is None
+    direct.end_turn(db, gig.gig_id, first)
+    assert turn(db, gig, 30) > first
+
+
+def test_the_turn_of_one_who_died_is_over_when_its_time_is(db: Connection, gig: GigRecord) -> None:
+    dead = turn(db, gig, 30)
+    db.execute(update(gigs).values(start_until=NOW))
+    heir = turn(db, gig, 30)
+    direct.end_turn(db, gig.gig_id, dead)  # he lives after all, and ends nobody's turn but his own
+    assert direct.take_turn(db, gig.gig_id) is None
+    assert not direct.go_live(db, gig, dead, started(), FEE)
+    assert direct.go_live(db, gig, heir, started(), FEE)
+
+
+def test_a_start_counts_once(db: Connection, gig: GigRecord) -> None:
+    assert direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    assert not direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    assert len(db.execute(select(movements.c.id)).all()) == 1
+
+
+def test_a_cancelled_gig_is_never_started(db: Connection, gig: GigRecord) -> None:
+    assert direct.cancel(db, gig.gig_id)
+    assert not direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    assert not direct.cancel(db, gig.gig_id)
+
+
+def test_a_started_gig_cannot_be_cancelled(db: Connection, gig: GigRecord) -> None:
+    direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    assert not direct.cancel(db, gig.gig_id)
+
+
+def test_nothing_leaves_its_wallet_while_its_funding_is_off_the_chain(db: Connection, gig: GigRecord) -> None:
+    direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    direct.forget_block(db, 103, word(0xBAD))
+    assert funding.due_in_tokens(db, 10) == []
+    [suspended] = direct.suspended(db, 10)
+    assert suspended.suspended
+    direct.funded_again(db, gig.gig_id, [transfer(3, nonce=None, block_number=105)])
+    assert direct.suspended(db, 10) == []
+    assert len(funding.due_in_tokens(db, 10)) == 1
+
+
+def test_what_is_owed_is_what_has_not_left(db: Connection, gig: GigRecord) -> None:
+    direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    assert (direct.owed(db, gig.gig_id), direct.is_fee_paid(db, gig.gig_id)) == (7, False)
+    db.execute(update(movements).values(state="done", block_number=9))
+    assert (direct.owed(db, gig.gig_id), direct.is_fee_paid(db, gig.gig_id)) == (0, True)
+    assert direct.newest_payout_block(db, gig.gig_id) == 9
+
+
+def test_without_a_commission_nothing_leaves(db: Connection, gig: GigRecord) -> None:
+    db.execute(update(gigs).values(commission=0))
+    free = direct.find(db, gig.gig_id)
+    assert free is not None
+    direct.go_live(db, free, turn(db, free), started(), FEE)
+    assert funding.due_in_tokens(db, 10) == []
