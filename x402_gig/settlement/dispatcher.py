@@ -88,7 +88,7 @@ class Dispatcher:
             return
         self._without_gas.discard(relayer.wallet.address)
         job = self._next_job()
-        await (job(relayer) if job is not None else self._idle())
+        await (job(relayer) if job is not None else self._idle(relayer))
 
     def _next_job(self) -> Job | None:
         waiting = next((queue for queue in self._queues if queue.waits()), None)
@@ -96,8 +96,9 @@ class Dispatcher:
             return self._funding.run
         return waiting.run if waiting is not None else None
 
-    async def _idle(self) -> None:
+    async def _idle(self, relayer: Relayer) -> None:
         self._work.clear()
+        await relayer.take_over()
         try:
             async with asyncio.timeout(IDLE_S):
                 await self._work.wait()

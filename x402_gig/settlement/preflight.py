@@ -12,7 +12,7 @@ from x402_gig.errors import CannotStart
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, slots
 from x402_gig.store.binding import Binding, Cursor
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -100,14 +100,27 @@ async def check_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> bool:
 async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets, reorg_depth: int) -> None:
     """Make a fresh ledger this chain's and this seed's. Raises CannotStart when the seed has funded gigs before.
 
-    It begins so far below the head that its beginning cannot be replaced: reading again never goes below it.
+    It begins so far below the head that its beginning cannot be replaced: reading again never goes below it. Where
+    several servers start at once, the first one does it.
     """
     ours = await _binding(node, wallets)
-    await _check_unused(node, wallets)
+    if not await _are_unused(node, wallets) and await ledger.read(binding.bound_to) is None:
+        raise CannotStart(
+            [
+                "The ledger is empty but this seed has funded gigs before: restore the ledger's backup, or set "
+                "another X402_GIG_WALLET_ACCOUNT"
+            ]
+        )
     head = await node.head()
     start = await node.block(max(0, head.number - reorg_depth)) or head
     balance = await node.balance_of(ours.intake, head) - await _moved_since(node, start, head, ours.intake)
-    await ledger.write(lambda c: binding.bind(c, ours, Cursor(start.number, start.hash), balance))
+
+    def bind(connection: Connection) -> None:
+        if binding.bound_to(connection) is None:
+            binding.bind(connection, ours, Cursor(start.number, start.hash), balance)
+
+    await ledger.write(bind)
+    await check_ledger(node, ledger, wallets)
 
 
 async def _moved_since(node: Node, start: Block, head: Block, account: str) -> int:
@@ -140,26 +153,19 @@ async def check_not_halted(ledger: Ledger) -> None:
         raise CannotStart([f'{halt}. Restore the newest ledger, or see "When funding is halted" in docs/operations.md'])
 
 
-async def _check_unused(node: Node, wallets: Wallets) -> None:
+async def _are_unused(node: Node, wallets: Wallets) -> bool:
     """A gig wallet belongs to one gig for ever: with a fresh ledger, none may have been funded or have paid."""
     intake, gig_ids = wallets.intake.address, range(1, WALLETS_CHECKED + 1)
     ours = [(intake, wallets.reward_nonce(gig_id)) for gig_id in gig_ids]
     ours += [(wallets.gig_address(gig_id), wallets.fee_nonce(gig_id)) for gig_id in gig_ids]
-    used = False
     for start in range(0, len(ours), CHUNK):
         calls = [
             Call(node.token.address, READ_GAS, eip3009.authorization_state_call(payer, nonce))
             for payer, nonce in ours[start : start + CHUNK]
         ]
         _, results = await node.simulate(calls)
-        used = used or any(not result.success or result.number for result in results)
+        if any(not result.success or result.number for result in results):
+            return False
     # Other tokens leave a gig's wallet by transactions.
-    for gig_id in gig_ids[:SENDERS_CHECKED]:
-        used = used or await node.nonce(wallets.gig_address(gig_id)) > 0
-    if used:
-        raise CannotStart(
-            [
-                "The ledger is empty but this seed has funded gigs before: restore the ledger's backup, or set "
-                "another X402_GIG_WALLET_ACCOUNT"
-            ]
-        )
+    senders = [wallets.gig_address(gig_id) for gig_id in gig_ids[:SENDERS_CHECKED]]
+    return not any([await node.nonce(sender) for sender in senders])

@@ -38,6 +38,8 @@ EMPTY_GAS = 21_000
 WEI = 10**18
 # One look may have asked a node that is behind for the receipt.
 LOOKS_BEFORE_LOST = 3
+# So long is a slot left to the process that opened it; after that, two at it do no harm.
+LEFT_OVER_S = 10
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ class Relayer:
         for slot in await self.ledger.read(lambda c: slots.open_slots(c, self.wallet.address)):
             await self._finish_left_over(slot)
         self._chain_nonce = await self.node.nonce(self.wallet.address)
+
+    async def take_over(self) -> None:
+        """Finish what another process has not: it may be gone, and what it left is in the way of everything after."""
+        before = int(time.time()) - LEFT_OVER_S
+        for slot in await self.ledger.read(lambda c: slots.open_slots(c, self.wallet.address, before)):
+            await self._finish_left_over(slot)
 
     async def _finish_left_over(self, slot: Slot) -> None:
         log.info("relayer %s: finishing slot %d (%s)", self.wallet.address, slot.nonce, slot.purpose)
@@ -213,6 +221,7 @@ class Sending:
     async def step(self, *, is_first: bool) -> tuple[Attempt, Receipt] | Block | None:
         """Send it and look what became of it; None when that is not known yet. Raises Unavailable."""
         if not is_first:
+            await self._read_again()
             await self._finish_older()
         if mined := await self._send_or_find(wait=is_first):
             return mined
@@ -226,6 +235,13 @@ class Sending:
             self.attempts.insert(0, better)
             self._since = head.number
         return None
+
+    async def _read_again(self) -> None:
+        """Another process may be at the same slot, and what it has signed for it counts as much."""
+        found = await self.relayer.ledger.read(lambda c: slots.attempts_of(c, self.slot))
+        if len(found) > len(self.attempts):
+            self._since = None
+        self.attempts = found
 
     async def _finish_older(self) -> None:
         """A reorganisation may have emptied a slot before this one, and then this one waits for it."""

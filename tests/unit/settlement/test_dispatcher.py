@@ -30,6 +30,9 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
         async def has_gas(self) -> bool:
             return True
 
+        async def take_over(self) -> None:
+            return
+
     class Queue:
         def __init__(self) -> None:
             self.wake: Callable[[], None] = lambda: None
