@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from starlette.types import ASGIApp
 
@@ -21,6 +22,7 @@ from x402_gig.devnet.gas import give_gas
 from x402_gig.errors import CannotStart, GigError, Unavailable
 from x402_gig.facilitators.local import LocalFacilitator
 from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
+from x402_gig.gigs.listing import GigQuery, Page
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Limits
@@ -43,7 +45,7 @@ from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import payments
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.gigs import GigShelf, find_gig
+from x402_gig.store.gigs import GigShelf, find_gig, list_gigs
 from x402_gig.store.payments import PaymentBook
 from x402_gig.store.status import status
 
@@ -173,6 +175,7 @@ class Server:
             keys=Keys(self.ledger),
             limiter=self.limiter,
             find_gig=self.find_gig,
+            list_gigs=self.list_gigs,
             probes=probes,
             public_url=self.settings.public_url,
         ).build()
@@ -226,6 +229,9 @@ class Server:
         if not 0 < gig_id <= MAX_GIG_ID:
             return None
         return await self.ledger.read(lambda c: find_gig(c, gig_id, key_id))
+
+    async def list_gigs(self, wanted: GigQuery, now: datetime) -> Page:
+        return await self.ledger.read(lambda c: list_gigs(c, wanted, int(now.timestamp())))
 
     async def readiness(self) -> Readiness:
         """At most `READINESS_TTL_S` old: strangers may ask as often as they like."""

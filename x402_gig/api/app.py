@@ -3,7 +3,9 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -26,6 +28,8 @@ from x402_gig.api.errors import HANDLERS
 from x402_gig.api.keys import Keys, key_of
 from x402_gig.api.limits import Limits
 from x402_gig.errors import NotFound, ValidationFailed
+from x402_gig.gigs.catalogue import GigType
+from x402_gig.gigs.listing import GigQuery, Page, read_query
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.views import gig_view
@@ -36,18 +40,24 @@ from x402_gig.payments.outcome import Settled
 from x402_gig.settlement.keyed import KeyedGigs
 from x402_gig.store.api_keys import ApiKey
 
+LIST = "/api/gigs"
 EXPOSED_HEADERS = [
     PAYMENT_REQUIRED_HEADER,
     PAYMENT_SIGNATURE_HEADER,
     PAYMENT_RESPONSE_HEADER,
     X_PAYMENT_HEADER,
     X_PAYMENT_RESPONSE_HEADER,
+    "Link",
     "Retry-After",
 ]
 
 
 class GigFinder(Protocol):
     async def __call__(self, gig_id: int, key_id: int | None) -> GigRecord | None: ...
+
+
+class GigLister(Protocol):
+    async def __call__(self, wanted: GigQuery, now: datetime) -> Page: ...
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Api:
     keys: Keys
     limiter: Limiter
     find_gig: GigFinder
+    list_gigs: GigLister
     probes: Probes
     public_url: str
 
@@ -111,9 +122,28 @@ class Api:
         gig = await self.find_gig(int(gig_id), key.id if key else None) if len(gig_id) < 20 else None
         if gig is None:
             raise NotFound(f"Gig with id {gig_id} not found")
+        return JSONResponse({"data": self._view(gig, self.shop.clock())})
+
+    async def show_types(self, request: Request) -> Response:
+        return JSONResponse({"data": list(GigType)})
+
+    async def show_gigs(self, request: Request) -> Response:
+        parameters = request.query_params.multi_items()
+        now = self.shop.clock()
+        page = await self.list_gigs(read_query(parameters), now)
+        shown = [self._view(gig, now) for gig in page.gigs]
+        url = self._next_url(parameters, page.cursor) if page.cursor else None
+        # One client reads `data`, an older one `gigs`.
         return JSONResponse(
-            {"data": gig_view(gig, self.shop.chain_id, self.shop.limits.token_address, self.shop.clock())}
+            {"data": shown, "gigs": shown, "next": url}, headers={"Link": f'<{url}>; rel="next"'} if url else None
         )
+
+    def _view(self, gig: GigRecord, now: datetime) -> dict[str, Any]:
+        return gig_view(gig, self.shop.chain_id, self.shop.limits.token_address, now)
+
+    def _next_url(self, parameters: list[tuple[str, str]], cursor: int) -> str:
+        kept = [(name, value) for name, value in parameters if name != "cursor"]
+        return f"{self.public_url.rstrip('/')}{LIST}?{urlencode([*kept, ('cursor', cursor)], safe=',')}"
 
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -133,6 +163,8 @@ class Api:
             Route("/api/gigs/create/x402", self.create_gig, methods=["POST"], middleware=[paywall]),
             Route("/api/gigs/create", self.create_unfunded, methods=["POST"]),
             Route("/api/gigs/start", self.start_gig, methods=["POST"]),
+            Route(LIST, self.show_gigs),
+            Route("/api/gigs/types", self.show_types),
             Route("/api/gigs/{gig_id}", self.show_gig),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),

@@ -38,7 +38,11 @@ STATUS: Mapping[type[GigError], int] = {
     Unavailable: 503,
 }
 HTTP_TEXTS = {404: "Not found", 405: "Method not allowed"}
-FAILURES = {"/api/gigs/create/x402": "Failed to create gig", "/api/gigs/create": "Failed to create gig"}
+FAILURES = {
+    "/api/gigs/create/x402": "Failed to create gig",
+    "/api/gigs/create": "Failed to create gig",
+    "/api/gigs/types": "Failed to fetch gig types",
+}
 # The gig API says only this much of these.
 TERSE = (NotFound, InvalidApiKey, NotStartable, BeingProcessed)
 

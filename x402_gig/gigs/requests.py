@@ -112,8 +112,11 @@ def _said(problem: str) -> PydanticCustomError:
 
 def _unknown(name: str) -> str:
     """A typo or a wish; a buyer must not pay for finding out."""
-    printable = "".join(char if char.isprintable() else "?" for char in name[:MAX_NAME_CHARS])
-    return f"Unknown field: {printable}"
+    return f"Unknown field: {printable(name[:MAX_NAME_CHARS])}"
+
+
+def printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 # How fields are read

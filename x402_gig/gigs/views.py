@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from x402_gig.gigs import lifecycle
-from x402_gig.gigs.catalogue import DISPLAY, RULES, GigType, Platform
+from x402_gig.gigs.catalogue import DISPLAY, RULES, SOCIAL_URLS, GigType, Platform
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import iso
@@ -69,8 +69,10 @@ def status_of(gig: GigRecord, now: datetime) -> str:
 def _action_params(terms: Terms, symbol: str) -> dict[str, str]:
     url = external_url(terms)
     params = {}
-    if terms.platform is Platform.FARCASTER and "/0x" in url:
-        params["target_cast_hash"] = url.rsplit("/", 1)[-1]
+    # An account's name may begin with 0x too.
+    cast = SOCIAL_URLS[Platform.FARCASTER].fullmatch(url)
+    if terms.platform is Platform.FARCASTER and cast and cast["post"]:
+        params["target_cast_hash"] = cast["post"].removeprefix("/")
     if terms.gig_type is GigType.MENTION:
         params["tip_query_keyword"] = terms.keyword or symbol
     return params

@@ -2,11 +2,23 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
+from x402_gig.gigs.listing import GigQuery, Page
 from x402_gig.gigs.pricing import USDC_DECIMALS, USDC_SYMBOL
 from x402_gig.gigs.records import GigRecord, TokenInfo
 from x402_gig.payments.order import Purchase
@@ -70,6 +82,46 @@ def find_gig(connection: Connection, gig_id: int, key_id: int | None = None) -> 
     visible = or_(gigs.c.state == "live", gigs.c.key_id == key_id)
     row = connection.execute(gig_rows().where(gigs.c.id == gig_id, visible)).mappings().first()
     return record(row) if row is not None else None
+
+
+def list_gigs(connection: Connection, wanted: GigQuery, now: int) -> Page:
+    """Live gigs whose deposit is on chain, at the Unix second `now`.
+
+    The newest first, by id: a page goes on where the last one ended, whatever has begun and ended since.
+    """
+    query = gig_rows().where(*_wanted(wanted, now)).order_by(gigs.c.id.desc()).limit(wanted.limit + 1)
+    rows = [record(row) for row in connection.execute(query).mappings()]
+    page = rows[: wanted.limit]
+    return Page(page, page[-1].gig_id if len(rows) > wanted.limit else None)
+
+
+def _wanted(wanted: GigQuery, now: int) -> Iterator[ColumnElement[bool]]:
+    yield gigs.c.state == "live"
+    yield or_(payments.c.state == "settled", gigs.c.payment_id.is_(None) & (gigs.c.is_funded == 1))
+    yield from _STATUS[wanted.status](now)
+    if wanted.platforms:
+        yield gigs.c.platform.in_(wanted.platforms)
+    for column in (gigs.c.gig_type, gigs.c.token, gigs.c.creator):
+        if (value := getattr(wanted, column.name)) is not None:
+            yield column == value
+    if wanted.cursor is not None:
+        yield gigs.c.id < wanted.cursor
+
+
+def _not_ended(now: int) -> ColumnElement[bool]:
+    """Found by their index first: a database would rather walk through all that ever ended, newest first."""
+    # Written out: with a parameter instead, a database does not know that the partial index will do.
+    live = gigs.c.state == literal_column("'live'")
+    return gigs.c.id.in_(select(gigs.c.id).where(live, gigs.c.end_at > now).correlate(None))
+
+
+# The start belongs to the gig, the end does not.
+_STATUS: Mapping[str, Callable[[int], tuple[ColumnElement[bool], ...]]] = {
+    "active": lambda now: (_not_ended(now), gigs.c.start_at <= now),
+    "scheduled": lambda now: (_not_ended(now), gigs.c.start_at > now),
+    "ended": lambda now: (gigs.c.end_at <= now,),
+    "all": lambda now: (),
+}
 
 
 def gig_rows() -> Select[Any]:
