@@ -85,10 +85,10 @@ def listed(connection: Connection) -> Sequence[ApiKey]:
     return [ApiKey(*row) for row in connection.execute(select(*_columns()).order_by(api_keys.c.id))]
 
 
-def revoke(connection: Connection, key: ApiKey) -> None:
-    """From now on it is refused."""
+def revoke(connection: Connection, key: ApiKey) -> bool:
+    """From now on it is refused. False when it was already."""
     still = update(api_keys).where(api_keys.c.id == key.id, api_keys.c.revoked_at.is_(None))
-    connection.execute(still.values(revoked_at=int(time.time())))
+    return connection.execute(still.values(revoked_at=int(time.time()))).rowcount == 1
 
 
 def _hash(key: str) -> str:

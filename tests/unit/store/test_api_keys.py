@@ -76,7 +76,7 @@ def test_an_expired_key_is_refused(db: Connection) -> None:
 def test_a_revoked_key_is_refused_and_the_others_are_not(db: Connection) -> None:
     row, key = api_keys.create(db, "A creator", None)
     other, its_key = api_keys.create(db, "Another", None)
-    api_keys.revoke(db, row)
+    assert api_keys.revoke(db, row)
     assert api_keys.find(db, key) is None
     assert api_keys.find(db, its_key) == other
     assert [one.state(now()) for one in api_keys.listed(db)] == ["revoked", "active"]
@@ -85,7 +85,7 @@ def test_a_revoked_key_is_refused_and_the_others_are_not(db: Connection) -> None
 def test_a_key_is_revoked_once(db: Connection) -> None:
     row, _ = api_keys.create(db, "A creator", None)
     db.execute(update(table).values(revoked_at=5))
-    api_keys.revoke(db, row)
+    assert not api_keys.revoke(db, row)
     assert [one.revoked_at for one in api_keys.listed(db)] == [5]
 
 
