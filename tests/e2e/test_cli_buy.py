@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests.harness import CREATE, Dev, Json, decode, gig_terms, until
 
 Done = subprocess.CompletedProcess[str]
 PURSE = 100_000_000
+TOO_MANY = {"error": "Too many requests", "reason": "rate_limited"}
 LIKE = ("--type", "like", "--url", "https://farcaster.xyz/dwr/0x1a2b3c4d", "--amount", "10")
 
 
@@ -187,6 +188,18 @@ def test_a_server_that_is_not_there_charges_nothing(dev: Dev) -> None:
     assert "cannot be reached" in done.stderr
 
 
+def met(mishap: str, post: Callable[[], httpx.Response]) -> httpx.Response | None:
+    """What comes back, if anything."""
+    if mishap == "lost on the way":
+        return None
+    if mishap == "too many":
+        return httpx.Response(429, headers={"Retry-After": "0"}, json=TOO_MANY)
+    answer = post()
+    if mishap == "unknown":
+        return httpx.Response(503, headers={"Retry-After": "0"}, json={"error": "Not known yet"})
+    return None if mishap == "answer lost" else answer
+
+
 @contextmanager
 def mishaps(dev: Dev, *kinds: str) -> Iterator[tuple[str, list[str]]]:
     """A way to `dev` on which paid requests meet these mishaps, one after the other; its URL, and the headers seen."""
@@ -202,12 +215,9 @@ def mishaps(dev: Dev, *kinds: str) -> Iterator[tuple[str, list[str]]]:
             paid = self.headers.get("PAYMENT-SIGNATURE")
             seen.extend([paid] if paid else [])
             mishap = coming.pop(0) if paid and coming else ""
-            if mishap == "lost on the way":
-                return
-            answer = dev.post(body, {"PAYMENT-SIGNATURE": paid} if paid else None, self.path)
-            if mishap == "unknown":
-                answer = httpx.Response(503, headers={"Retry-After": "0"}, json={"error": "Not known yet"})
-            if mishap != "answer lost":
+            headers = {"PAYMENT-SIGNATURE": paid} if paid else None
+            answer = met(mishap, lambda: dev.post(body, headers, self.path))
+            if answer is not None:
                 self.answer(answer)
 
         def answer(self, answer: httpx.Response) -> None:
@@ -230,13 +240,22 @@ def mishaps(dev: Dev, *kinds: str) -> Iterator[tuple[str, list[str]]]:
 
 def test_whatever_happens_on_the_way_one_signature_is_sent_and_charged_once(dev: Dev) -> None:
     buyer = dev.buyer(PURSE)
-    with mishaps(dev, "lost on the way", "answer lost", "unknown") as (url, seen):
+    with mishaps(dev, "too many", "lost on the way", "answer lost", "too many", "unknown") as (url, seen):
         done = cli(buyer, "buy", url, "--max-price", "11", *LIKE, "--json")
     assert done.returncode == 0, done.stderr
-    assert len(seen) == 4
+    assert len(seen) == 6
     assert len(set(seen)) == 1
     assert dev.usdc(buyer.address) == PURSE - 11_000_000
     assert dev.usdc(json.loads(done.stdout)["gig"]["gig_wallet_address"]) == 10_000_000
+
+
+def test_whoever_is_only_ever_told_to_come_back_later_has_paid_nothing(dev: Dev) -> None:
+    buyer = dev.buyer(PURSE)
+    with mishaps(dev, *["too many"] * 100) as (url, _):
+        done = cli(buyer, "buy", url, "--max-price", "11", *LIKE, "--deadline", "2")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "429 Too many requests. The payment was not sent" in done.stderr
+    assert dev.usdc(buyer.address) == PURSE
 
 
 def ask_again(stalled: Dev, buyer: LocalAccount, printed: str) -> Json:

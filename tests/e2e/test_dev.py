@@ -57,6 +57,14 @@ def test_the_ten_accounts_hold_a_million_each_and_no_gas_is_asked_of_them() -> N
         assert {dev.usdc(buyer["address"]) for buyer in dev.buyers} == {10**12}
 
 
+def test_its_key_is_good_and_nobody_is_limited() -> None:
+    with dev_server() as dev:
+        asked = {"x-api-key": dev.api_key}
+        assert {dev.post({"gig_id": 1}, asked, "/api/gigs/start").status_code for _ in range(700)} == {404}
+        assert dev.post({"gig_id": 1}, {"x-api-key": dev.api_key[:-1]}, "/api/gigs/start").status_code == 401
+        assert dev.http.get(f"{dev.url}/readyz").json()["status"] == "ready"
+
+
 def test_an_old_ledger_on_a_new_chain_is_refused(tmp_path: Path) -> None:
     database = str(tmp_path / "ledger.db")
     with dev_server("--database", database) as dev:
