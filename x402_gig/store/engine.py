@@ -126,9 +126,10 @@ def _dialect(connection: Connection) -> Any:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision."""
+    """Bring the schema to the newest revision; wait for whoever is doing that already."""
     config = _migrations()
-    with engine.connect() as connection, _without_foreign_keys(connection), connection.begin():
+    patient = engine.execution_options(is_patient=True)
+    with patient.connect() as connection, _without_foreign_keys(connection), connection.begin():
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -225,6 +226,8 @@ def _postgresql(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # What BEGIN IMMEDIATE is to SQLite; it is given back with the commit.
+        if connection.get_execution_options().get("is_patient", False):
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         if not _is_read_only(connection):
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
 

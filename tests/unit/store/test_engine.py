@@ -124,7 +124,9 @@ def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, url: str) -> Non
         Ledger(url)
 
 
-def test_servers_that_start_at_once_make_one_ledger(postgres: Postgres) -> None:
+def test_servers_that_start_at_once_make_one_ledger(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes."""
+    monkeypatch.setitem(engine.SESSION, "lock_timeout", "10ms")
     url = postgres.database()
     with ThreadPoolExecutor(3) as threads:
         for ledger in threads.map(Ledger, [url] * 3):
