@@ -36,7 +36,10 @@ def write_office(work: "Callable[[Connection, Office], T]") -> T:
 
 
 def with_office(work: "Callable[[Office], Awaitable[T]]") -> T:
-    """Run `work` on the ledger of the settings. What it refuses ends the command with exit code 1."""
+    """Run `work`, which gives anything but None, on the ledger of the settings.
+
+    What it refuses ends the command with exit code 1.
+    """
     from x402_gig import settings
     from x402_gig.backoffice.opening import open_office
 
