@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -24,13 +25,16 @@ from x402.http.constants import (
 )
 
 from x402_gig.api.counting import Limiter
+from x402_gig.api.docs import docs_routes
 from x402_gig.api.errors import HANDLERS
 from x402_gig.api.keys import Keys, key_of
 from x402_gig.api.limits import Limits
+from x402_gig.api.openapi import Document
 from x402_gig.errors import NotFound, ValidationFailed
 from x402_gig.gigs.catalogue import GigType
 from x402_gig.gigs.listing import GigQuery, Page, read_query
 from x402_gig.gigs.records import GigRecord
+from x402_gig.gigs.requests import StartRequest
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.views import gig_view
 from x402_gig.metrics import CONTENT_TYPE_LATEST
@@ -107,9 +111,7 @@ class Api:
 
     async def start_gig(self, request: Request) -> Response:
         key = key_of(request)
-        gig_id = (await _object(request)).get("gig_id")
-        if not isinstance(gig_id, int) or isinstance(gig_id, bool):
-            raise ValidationFailed(["Invalid gig id"])
+        gig_id = _gig_id(await _object(request))
         await self.keyed.start(key.id, gig_id)
         return JSONResponse({"data": {"message": "Gig started successfully", "gig_id": gig_id}})
 
@@ -169,12 +171,20 @@ class Api:
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
+            *docs_routes(Document(self.shop, self.checkout.seller, self.public_url).content),
         ]
         limits = Middleware(Limits, keys=self.keys, limiter=self.limiter)
         app = Starlette(routes=routes, middleware=[limits], exception_handlers=HANDLERS)
         # A redirect would name the host of the request, not the public one, and lose the payment on the way.
         app.router.redirect_slashes = False
         return with_cors(app)
+
+
+def _gig_id(body: Mapping[str, Any]) -> int:
+    try:
+        return StartRequest.model_validate(body).gig_id
+    except ValidationError:
+        raise ValidationFailed(["Invalid gig id"]) from None
 
 
 async def _object(request: Request) -> Mapping[str, Any]:

@@ -350,3 +350,9 @@ class PaidGigRequest(GigRequest):
 
 class KeyedGigRequest(GigRequest):
     """The terms of a gig that is created with an API key, in any ERC-20 of the chain."""
+
+
+class StartRequest(BaseModel):
+    """Which gig is to start."""
+
+    gig_id: Annotated[int, Field(strict=True, description="Of a gig that this key has created.", examples=[123])]
