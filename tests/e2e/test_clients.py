@@ -24,11 +24,10 @@ SCRIPTS = {"python": [sys.executable, "scripts/buy_gig.py"], "node": ["node", "s
 PURSE = 100_000_000
 
 
-def run(*command: str, key: str | None) -> str:
+def run(*command: str, key: str | None, **more: str) -> str:
     """What a buyer in a process of its own prints."""
-    env = {name: value for name, value in os.environ.items() if name != "BUYER_KEY"} | (
-        {"BUYER_KEY": key} if key else {}
-    )
+    env = {name: value for name, value in os.environ.items() if name != "BUYER_KEY"} | more
+    env |= {"BUYER_KEY": key} if key else {}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -52,6 +51,18 @@ def assert_bought(dev: Dev, buyer: LocalAccount, gig: Json) -> None:
     assert dev.funded(gig["gig_id"])["payment"]["payer"] == buyer.address.lower()
     assert dev.usdc(buyer.address) == PURSE - 11_000_000
     assert dev.usdc(gig["gig_wallet_address"]) == 10_000_000
+
+
+def test_the_script_to_copy_creates_funds_and_starts_a_gig_with_a_key(dev: Dev) -> None:
+    funder = dev.buyer(PURSE)
+    dev.rpc("anvil_setBalance", funder.address, hex(10**18))
+    keys = {"API_KEY": dev.api_key, "FUNDER_KEY": key_of(funder)}
+    answer = run(sys.executable, "scripts/create_gig.py", dev.url, dev.rpc_url, key=None, **keys)
+    started = json.loads(answer.removeprefix("200 "))["data"]
+    assert started["message"] == "Gig started successfully"
+    gig = dev.funded(started["gig_id"])
+    assert (gig["status"], gig["creator"]) == ("active", funder.address.lower())
+    assert (dev.usdc(funder.address), dev.usdc(gig["gig_wallet_address"])) == (PURSE - 11_000_000, 10_000_000)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
