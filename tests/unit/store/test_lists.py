@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, event, insert, update
 
+from tests.servers import Postgres
 from tests.unit.payments.examples import NOW
+from tests.unit.store.conftest import DATABASES, on_sqlite
 from tests.unit.store.examples import address, reserved, wallet_of
 from x402_gig.gigs.listing import GigQuery
 from x402_gig.gigs.records import TokenInfo
@@ -77,11 +79,13 @@ queries = st.builds(
 )
 
 
-@pytest.fixture(scope="module")
-def shelf(empty_ledger: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
-    path = tmp_path_factory.mktemp("lists") / "ledger.db"
-    path.write_bytes(empty_ledger.read_bytes())
-    opened = Ledger(f"sqlite:///{path}")
+@pytest.fixture(scope="module", params=DATABASES)
+def shelf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    url = f"sqlite:///{tmp_path_factory.mktemp('lists')}/ledger.db"
+    if request.param == "postgresql":
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.database()
+    opened = Ledger(url)
     yield opened
     opened.close()
 
@@ -148,6 +152,7 @@ def test_a_last_page_that_is_full_leads_nowhere(db: Connection) -> None:
     assert (len(first.gigs), first.cursor, len(last.gigs), last.cursor) == (2, first.gigs[-1].gig_id, 2, None)
 
 
+@on_sqlite
 @pytest.mark.parametrize("status", ["active", "scheduled"])
 def test_a_page_is_one_query_that_does_not_walk_through_what_has_ended(db: Connection, status: Any) -> None:
     asked: list[Any] = []
