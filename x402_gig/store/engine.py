@@ -6,6 +6,7 @@ PostgreSQL whoever writes takes a lock first, whichever process or machine he is
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, SQLAlchemyError
 
 from x402_gig.errors import CannotStart, Unavailable
 
@@ -29,6 +30,7 @@ from x402_gig.errors import CannotStart, Unavailable
 __all__ = ["Connection", "Ledger", "insert_ignore", "insert_or_replace", "migrate"]
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
@@ -84,6 +86,8 @@ class Ledger:
             # Shielded: a transaction that has begun is not torn by a client that hangs up.
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, run))
         except (SQLAlchemyError, OverflowError) as exc:  # OverflowError: an amount of more than 63 bits
+            if isinstance(exc, InvalidRequestError):
+                log.error("the ledger was asked wrongly: %s", exc)  # a mistake of ours; its text has no values in it
             raise Unavailable(f"The ledger cannot be used right now ({type(exc).__name__})") from exc
 
     @property
