@@ -263,10 +263,13 @@ def _needs_of_types(schema: dict[str, Any]) -> None:
     types: dict[tuple[str, ...], list[str]] = {}
     for gig_type, rules in RULES.items():
         types.setdefault(rules.required, []).append(gig_type)
-    schema["allOf"] = [
-        {"if": {"properties": {"gig_type": {"enum": names}}}, "then": {"required": list(required)}}
+    schema["anyOf"] = [
+        {
+            "title": ", ".join(names),
+            "properties": {"gig_type": {"enum": names}},
+            "required": ["gig_type", *required],
+        }
         for required, names in types.items()
-        if required
     ]
 
 
