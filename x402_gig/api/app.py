@@ -29,7 +29,6 @@ from x402_gig.api.docs import docs_routes
 from x402_gig.api.errors import HANDLERS
 from x402_gig.api.keys import Keys, key_of
 from x402_gig.api.limits import Limits
-from x402_gig.api.openapi import Document
 from x402_gig.errors import NotFound, ValidationFailed
 from x402_gig.gigs.catalogue import GigType
 from x402_gig.gigs.listing import GigQuery, Page, read_query
@@ -159,6 +158,12 @@ class Api:
     async def metrics(self, request: Request) -> Response:
         return Response(await self.probes.metrics(), media_type=CONTENT_TYPE_LATEST)
 
+    def _document(self) -> bytes:
+        # Not at every start: importing what describes the API takes longer than describing it.
+        from x402_gig.api.openapi import Document
+
+        return Document(self.shop, self.checkout.seller, self.public_url).content
+
     def build(self) -> ASGIApp:
         paywall = Middleware(PaymentGate, product=self.shop, checkout=self.checkout, public_url=self.public_url)
         routes = [
@@ -171,7 +176,7 @@ class Api:
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
-            *docs_routes(Document(self.shop, self.checkout.seller, self.public_url).content),
+            *docs_routes(self._document),
         ]
         limits = Middleware(Limits, keys=self.keys, limiter=self.limiter)
         app = Starlette(routes=routes, middleware=[limits], exception_handlers=HANDLERS)

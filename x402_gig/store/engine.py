@@ -87,7 +87,7 @@ class Ledger:
             return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, run))
         except (SQLAlchemyError, OverflowError) as exc:  # OverflowError: an amount of more than 63 bits
             if isinstance(exc, InvalidRequestError):
-                log.error("the ledger was asked wrongly: %s", exc)  # a mistake of ours; its text has no values in it
+                log.exception("a query is wrong")  # a mistake of ours; its text has no values in it
             raise Unavailable(f"The ledger cannot be used right now ({type(exc).__name__})") from exc
 
     @property
