@@ -5,12 +5,15 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.harness import ROOT
 
 _UNPACK = "import chromium from '@sparticuz/chromium'; console.log(await chromium.executablePath())"
+# Makes it unpack the libraries that it needs too, which are no part of every system.
+_AS_ON_A_BARE_SYSTEM = {"VERCEL": "1"}
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -26,7 +29,10 @@ _FLAGS = [
 def chromium() -> Iterator[Browser]:
     """Unpacked takes 200 MB, until it is closed."""
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_unpacked(folder), args=_FLAGS)
+        libraries = {} if find_library("nss3") else {"LD_LIBRARY_PATH": f"{folder}/al2023/lib"}
+        browser = playwright.chromium.launch(
+            executable_path=_unpacked(folder), args=_FLAGS, env={**os.environ, **libraries}
+        )
         try:
             yield browser
         finally:
@@ -37,7 +43,7 @@ def _unpacked(folder: str) -> str:
     done = subprocess.run(
         ["node", "--input-type=module", "-e", _UNPACK],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": folder},
+        env={**os.environ, **_AS_ON_A_BARE_SYSTEM, "TMPDIR": folder},
         capture_output=True,
         text=True,
         check=True,
