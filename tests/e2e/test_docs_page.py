@@ -1,5 +1,6 @@
 """The interactive page at /docs, in a real browser: what is described can be tried, and nobody else is asked."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -8,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import chromium
-from tests.harness import Json, devnet
-from tests.operator import Shop, operated
+from tests.harness import Json, devnet, gig_terms, payment_header
+from tests.operator import PRICE, Shop, operated
 
 PAID, KEYED, GIGS = "Pay_by_x402", "With_an_API_key", "Gigs"
 TIMEOUT_MS = 20_000
@@ -44,16 +45,18 @@ class Docs:
         self.page.goto(f"{self.shop.url}/docs")
         expect(self.page.locator(".opblock").first).to_be_visible()
 
-    def try_out(self, tag: str, operation: str, **parameters: str) -> tuple[str, str]:
-        """Status and body of the answer, as the page shows them; `parameters` are typed in first."""
+    def try_out(self, tag: str, operation: str, body: str = "", **parameters: str) -> tuple[str, str]:
+        """Status and body of the answer, as the page shows them; `body` and `parameters` are typed in first."""
         block = self.page.locator(f"#operations-{tag}-{operation}")
         block.locator(".opblock-summary-control").click()
         for name, value in parameters.items():
             block.locator(f"tr[data-param-name={name}] input").fill(value)
+        if body:
+            block.locator(".body-param__text").fill(body)
         block.get_by_role("button", name="Execute").click()
         answer = block.locator(".live-responses-table .response")
         status = answer.locator(".response-col_status").first.inner_text().split()[0]
-        return status, answer.locator(".highlight-code").first.inner_text()
+        return status, answer.locator(".highlight-code pre").first.inner_text()
 
     def choose(self, tag: str, operation: str, example: str) -> None:
         self.page.locator(f"#operations-{tag}-{operation} .examples-select-element").first.select_option(example)
@@ -109,17 +112,36 @@ def test_the_price_of_a_gig_can_be_tried_and_the_page_says_how_to_pay_it(docs: D
     assert "x402-gig buy" in about
 
 
-def test_a_gig_can_be_created_with_a_key_and_shown(docs: Docs) -> None:
+def test_a_gig_can_be_paid_with_a_header_that_is_typed_in(docs: Docs) -> None:
+    buyer, terms = docs.shop.buyer(PRICE), gig_terms()
+    header = payment_header(buyer, docs.shop.quote(terms))
+    status, body = docs.try_out(PAID, "buyGig", json.dumps(terms), **header)
+    assert status == "200"
+    assert '"message": "Gig created and started"' in body
+    assert docs.shop.usdc(buyer.address) == 0
+
+
+def test_a_gig_can_be_created_with_a_key_shown_and_started(docs: Docs) -> None:
     docs.authorize(docs.shop.desk.start("keys", "create", "The page").stdout.strip())
     status, body = docs.try_out(KEYED, "createGig")
     assert status == "201"
-    assert '"tx_data": "0xa9059cbb' in body
-    status, body = docs.try_out(GIGS, "showGig", gig_id="1")
-    assert status == "200"
-    assert '"status": "created"' in body
+    made = json.loads(body)
+    assert made["tx_data"].startswith("0xa9059cbb")
+    number = str(made["gig_id"])
+    status, body = docs.try_out(GIGS, "showGig", gig_id=number)
+    assert (status, json.loads(body)["data"]["status"]) == ("200", "created")
+    docs.shop.give_usdc(made["gig_wallet_address"], PRICE)
+    status, body = docs.try_out(KEYED, "startGig", f'{{"gig_id": {number}}}')
+    assert (status, json.loads(body)["data"]["message"]) == ("200", "Gig started successfully")
     status, body = docs.try_out(GIGS, "listGigs", limit="5")
+    assert (status, made["gig_id"] in [gig["id"] for gig in json.loads(body)["data"]]) == ("200", True)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_what_the_operators_machines_ask_can_be_tried(docs: Docs, path: str) -> None:
+    status, body = docs.try_out("Server", described(docs.shop)[path]["get"]["operationId"])
     assert status == "200"
-    assert '"next": null' in body
+    assert body
 
 
 def test_without_a_key_the_page_shows_the_refusal(docs: Docs) -> None:
