@@ -39,7 +39,7 @@ PUBLISHING_FEE = 10**13
 
 @dataclass
 class TopUp:
-    """Gas money that a wallet waits for."""
+    """A wallet that waits until it holds so much gas money."""
 
     move: Movement
     wallet: Wallet
@@ -79,16 +79,21 @@ class Payouts:
         """Send gas to the wallet that has waited longest."""
         top_up = self._waiting.popleft()
         try:
-            gift = Batch(
-                b"", EMPTY_GAS, movements=[top_up.move], value=top_up.wei, to=to_checksum_address(top_up.wallet.address)
-            )
-            slot = await relayer.write_down(slots.GAS, lambda c: gift if funding.is_due(c, top_up.move) else None)
-            if slot is not None:
-                await relayer.finish(slot)
+            # Asked again: another process may have sent it some.
+            missing = top_up.wei - await self.node.native_balance(top_up.wallet.address)
+            if missing > 0:
+                await self._send_gas(relayer, top_up, missing)
         finally:
             # Whoever waits looks at the balance, whatever became of this.
             if not top_up.done.done():
                 top_up.done.set_result(None)
+
+    async def _send_gas(self, relayer: Relayer, top_up: TopUp, wei: int) -> None:
+        to = to_checksum_address(top_up.wallet.address)
+        gift = Batch(b"", EMPTY_GAS, movements=[top_up.move], value=wei, to=to)
+        slot = await relayer.write_down(slots.GAS, lambda c: gift if funding.is_due(c, top_up.move) else None)
+        if slot is not None:
+            await relayer.finish(slot)
 
     # What the wallets do themselves
 
@@ -118,6 +123,9 @@ class Payouts:
             self._hold_back(move, exc.detail)
         except Unavailable as exc:
             log.warning("payouts: gig %d: %s", move.source_gig, exc.detail)
+        except Exception as exc:  # one token's oddity must not stop the server
+            log.exception("payouts: gig %d", move.source_gig)
+            self._hold_back(move, type(exc).__name__)
         else:
             self._held.pop(move.movement_id, None)
 
@@ -164,10 +172,9 @@ class Payouts:
         return gas
 
     async def _wait_for_gas(self, move: Movement, wallet: Wallet, wei: int) -> None:
-        missing = wei - await self.node.native_balance(wallet.address)
-        if missing <= 0:
+        if await self.node.native_balance(wallet.address) >= wei:
             return
-        top_up = TopUp(move, wallet, missing, asyncio.get_running_loop().create_future())
+        top_up = TopUp(move, wallet, wei, asyncio.get_running_loop().create_future())
         self._waiting.append(top_up)
         self.wake()
         await top_up.done
