@@ -150,6 +150,7 @@ class Server:
             confirmations=self.settings.confirmations,
             reorg_depth=self.settings.reorg_depth,
             funding_due=self.fund_soon,
+            halt=lambda: self.settling.halt,
         )
 
     def _limiter(self) -> Limiter:

@@ -15,7 +15,7 @@ import pytest
 from tests.crashes import Victim, victim
 from tests.creators import CREATE, START, Creator
 from tests.faults import Forward, RpcProxy, Rule, answers, down, lose_reply, rpc_proxy
-from tests.harness import USDC, Dev, Json, devnet, gig_terms, until
+from tests.harness import USDC, Dev, Json, devnet, gig_terms, served, until
 from tests.operator import Desk
 from tests.tokens import Erc20, deploy
 
@@ -198,3 +198,14 @@ def test_a_ledger_that_has_forgotten_a_gig_does_not_give_its_wallet_to_another(t
         refused = creator.post(CREATE, gig_terms(token_address=odd.address))
         assert (refused.status_code, refused.json()["reason"]) == (503, "unavailable")
         assert creator.create(odd.address)["gig_wallet_address"] != forgotten["gig_wallet_address"]
+
+
+def test_a_halted_server_creates_and_starts_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path) as (shop, _, creator):
+        made = creator.funded(usdc_of(shop))
+        with served(shop, seed=shop.environment["X402_GIG_SEED"]) as twin:
+            twin.funded(twin.buy(twin.buyer()).json()["gig_id"])
+            until(lambda: "halted" in shop.http.get(shop.url + "/readyz").json()["problems"])
+        for answer in (creator.start(made), creator.post(CREATE, gig_terms())):
+            assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable")
+        assert creator.gig(made)["status"] == "created"

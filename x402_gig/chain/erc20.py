@@ -11,8 +11,8 @@ from x402_gig.chain.batcher import Call, Result, code_size_call
 from x402_gig.chain.eip3009 import balance_of_call
 from x402_gig.gigs.records import TokenInfo
 
-# A proxy in front of a cold token, and a symbol of many words.
-ASKED_GAS = 100_000
+# A proxy in front of a cold token that computes its balances.
+ASKED_GAS = 200_000
 # 10^36 of them is far beyond any token that is traded.
 MAX_DECIMALS = 36
 MAX_SYMBOL_CHARS = 32

@@ -48,7 +48,7 @@ RECHECKED = 20
 
 @dataclass
 class KeyedGigs:
-    """`funding_due` is called when a commission can leave a gig's wallet."""
+    """`funding_due` is called when a commission can leave a gig's wallet; `halt` says why nothing may move at all."""
 
     shop: GigShop
     ledger: Ledger
@@ -60,9 +60,11 @@ class KeyedGigs:
     confirmations: int
     reorg_depth: int
     funding_due: Callable[[], None]
+    halt: Callable[[], str]
 
     async def create(self, key_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer: what to send where. Raises ValidationFailed, NotFound (chain) or Unavailable."""
+        self._check_open()
         address = token_of(body)
         number, token = await self.node.token_info(address) if address else (0, None)
         offer = self.shop.offer(body, token)
@@ -104,6 +106,7 @@ class KeyedGigs:
         Raises NotFound, NotStartable, NotFunded or BeingProcessed, and Unavailable: then it may be started, and asking
         again tells.
         """
+        self._check_open()
         await self._startable(key_id, gig_id)
         async with self.turns.take(gig_id) as fence:
             gig = await self._startable(key_id, gig_id)  # the turn before may have started it
@@ -129,6 +132,11 @@ class KeyedGigs:
                 await self.ledger.write(lambda c, i=gig.gig_id, f=found: direct.funded_again(c, i, f))  # type: ignore[misc]
                 log.warning("gig %d: its funding is on chain again", gig.gig_id)
                 self.funding_due()
+
+    def _check_open(self) -> None:
+        """A halted ledger may be an old one: it gives out wallets that belong to other gigs."""
+        if self.halt():
+            raise Unavailable("This server makes no gigs at the moment: its operator must look into its ledger")
 
     async def _startable(self, key_id: int, gig_id: int) -> GigRecord:
         gig = None

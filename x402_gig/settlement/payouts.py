@@ -20,7 +20,7 @@ from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import ChainRefused, GigError, Unavailable
 from x402_gig.settlement.funding import BACKOFF_S, MAX_BACKOFF_S, Hold
 from x402_gig.settlement.relayer import EMPTY_GAS, Batch, Relayer
-from x402_gig.store import funding, slots
+from x402_gig.store import binding, funding, slots
 from x402_gig.store.engine import Ledger
 from x402_gig.store.funding import Movement
 
@@ -107,6 +107,8 @@ class Payouts:
             await asyncio.sleep(INTERVAL_S)
 
     async def _send_due(self) -> None:
+        if await self.ledger.read(binding.funding_halt):
+            return
         for gig_id in await self.ledger.read(slots.open_payouts):
             await self.agent_of(self.wallets.gig_wallet(gig_id)).start()
         now = time.monotonic()
