@@ -192,6 +192,8 @@ def test_a_ledger_that_has_forgotten_a_gig_does_not_give_its_wallet_to_another(t
         backup = creator.desk.copy(tmp_path / "backup.db")
         forgotten = creator.funded(odd)
         shop.stop()
+        for newer in tmp_path.glob("ledger.db-*"):
+            newer.unlink()
         shutil.copy(backup, shop.ledger)
         shop.start()
 
