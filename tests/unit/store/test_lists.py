@@ -166,3 +166,13 @@ def test_a_page_is_one_query_that_does_not_walk_through_what_has_ended(db: Conne
     plan = [row[3] for row in db.exec_driver_sql(f"explain query plan {statement}", parameters)]
     assert any("ix_gigs_live (end_at>?)" in step for step in plan), plan
     assert not any(step.startswith("SCAN gigs") for step in plan), plan
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "status"), [(0, 10, "active"), (-10, 1, "active"), (-10, 0, "ended"), (1, 10, "scheduled")]
+)
+def test_the_start_belongs_to_a_gig_and_its_end_does_not(db: Connection, start: int, end: int, status: str) -> None:
+    described = {"is_there": True, "platform": "x", "gig_type": "like", "token": "", "creator": ""}
+    put(db, 0, 0, _sample(True, "live", start, end - start, **described))
+    shown = [name for name in STATUSES if list_gigs(db, GigQuery.model_validate({"status": name}), NOW).gigs]
+    assert shown == [status, "all"]
