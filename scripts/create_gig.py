@@ -1,7 +1,8 @@
 """Create, fund and start a gig with an API key: API_KEY=gig_… python scripts/create_gig.py http://127.0.0.1:4021 http://127.0.0.1:8545
 
-The second URL is the chain's JSON-RPC endpoint. FUNDER_KEY holds the key of whoever pays reward, commission and gas;
-without it, and only on this machine, Foundry's first account does."""
+The second URL is the chain's JSON-RPC endpoint; a third argument is the number of a funded gig that is only to be
+started. FUNDER_KEY holds the key of whoever pays reward, commission and gas; without it, and only on this machine,
+Foundry's first account does."""
 
 import os
 import sys
@@ -25,30 +26,40 @@ TERMS = {
     "keyword": "x402",
 }
 
-created = httpx.post(f"{SERVER}/api/gigs/create", json=TERMS, headers=HEADERS, timeout=30)
-if created.status_code != 201:
-    sys.exit(f"not created: {created.status_code} {created.text}")
-gig = created.json()
-
 chain, funder = Web3(Web3.HTTPProvider(RPC)), Account.from_key(KEY)
-call = {"from": funder.address, "to": Web3.to_checksum_address(gig["gig_token_address"]), "data": gig["tx_data"]}
-fee = 2 * chain.eth.get_block("latest")["baseFeePerGas"] + chain.eth.max_priority_fee
-transaction = call | {
-    "chainId": gig["gig_chain_id"],
-    "nonce": chain.eth.get_transaction_count(funder.address),
-    "gas": chain.eth.estimate_gas(call),
-    "maxFeePerGas": fee,
-    "maxPriorityFeePerGas": chain.eth.max_priority_fee,
-}
-sent = chain.eth.send_raw_transaction(funder.sign_transaction(transaction).raw_transaction)
-chain.eth.wait_for_transaction_receipt(sent)
+if not chain.is_connected():
+    sys.exit(f"no chain at {RPC}")
 
-start = {"gig_id": gig["gig_id"]}
+
+def create() -> int:
+    """The gig's number, once the transfer that funds it is on chain."""
+    answer = httpx.post(f"{SERVER}/api/gigs/create", json=TERMS, headers=HEADERS, timeout=30)
+    if answer.status_code != 201:
+        sys.exit(f"not created: {answer.status_code} {answer.text}")
+    gig = answer.json()
+    print(f"created gig {gig['gig_id']}, wallet {gig['gig_wallet_address']}", file=sys.stderr)
+    call = {"from": funder.address, "to": Web3.to_checksum_address(gig["gig_token_address"]), "data": gig["tx_data"]}
+    tip = chain.eth.max_priority_fee
+    transaction = call | {
+        "chainId": gig["gig_chain_id"],
+        "nonce": chain.eth.get_transaction_count(funder.address),
+        "gas": chain.eth.estimate_gas(call),
+        "maxFeePerGas": 2 * chain.eth.get_block("latest")["baseFeePerGas"] + tip,
+        "maxPriorityFeePerGas": tip,
+    }
+    sent = chain.eth.send_raw_transaction(funder.sign_transaction(transaction).raw_transaction)
+    chain.eth.wait_for_transaction_receipt(sent)
+    print(f"funded in 0x{sent.hex().removeprefix('0x')}", file=sys.stderr)
+    return int(gig["gig_id"])
+
+
+gig_id = int(sys.argv[3]) if len(sys.argv) > 3 else create()
 # Not funded yet where the server wants more confirmations; asking again is always safe.
 for _ in range(30):
-    answer = httpx.post(f"{SERVER}/api/gigs/start", json=start, headers=HEADERS, timeout=30)
-    if answer.status_code == 200 or ("is not funded" not in answer.text and answer.status_code not in (409, 503)):
+    answer = httpx.post(f"{SERVER}/api/gigs/start", json={"gig_id": gig_id}, headers=HEADERS, timeout=30)
+    if "is not funded" not in answer.text and answer.status_code not in (409, 429, 503):
         break
     time.sleep(2)
 print(answer.status_code, answer.text)
-sys.exit(answer.status_code != 200)
+if answer.status_code != 200:
+    sys.exit(f"gig {gig_id} is not started: python scripts/create_gig.py {SERVER} {RPC} {gig_id}")

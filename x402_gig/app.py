@@ -231,8 +231,8 @@ class Server:
             return None
         return await self.ledger.read(lambda c: find_gig(c, gig_id, key_id))
 
-    async def list_gigs(self, wanted: GigQuery, now: datetime) -> Page:
-        return await self.ledger.read(lambda c: list_gigs(c, wanted, int(now.timestamp())))
+    async def list_gigs(self, wanted: GigQuery, now: datetime, key_id: int | None) -> Page:
+        return await self.ledger.read(lambda c: list_gigs(c, wanted, int(now.timestamp()), key_id))
 
     async def readiness(self) -> Readiness:
         """At most `READINESS_TTL_S` old: strangers may ask as often as they like."""

@@ -1,20 +1,48 @@
 """The operator's commands on gigs that were created with an API key."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from x402_gig.cli_office import parse_address, with_office
+from x402_gig.cli_office import parse_address, read_office, with_office
 from x402_gig.errors import Refused
-from x402_gig.terminal import err
+from x402_gig.terminal import Json, err, print_json
 
 if TYPE_CHECKING:
     from x402_gig.backoffice.gig_refunds import Spare
     from x402_gig.backoffice.opening import Office
 
-gigs = typer.Typer(
-    no_args_is_help=True, help="Gigs that were created with an API key: give back what they do not need."
-)
+gigs = typer.Typer(no_args_is_help=True, help="Gigs of API keys: list them, give back what they do not need.")
+
+
+class State(StrEnum):
+    """Of a gig that was created with an API key."""
+
+    CREATED = "created"
+    LIVE = "live"
+    CANCELLED = "cancelled"
+
+
+@gigs.command("list", epilog="Example: x402-gig gigs list --state created")
+def list_gigs(
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """The newest gigs of API keys: id, state, reward, wallet, the key that made it, and what it holds beyond."""
+    from x402_gig.backoffice.gig_refunds import as_json as told
+    from x402_gig.backoffice.gig_refunds import line
+    from x402_gig.store import direct
+
+    rows = read_office(lambda connection, _: direct.newest(connection, limit, state))
+    if as_json:
+        print_json([told(gig, prefix) for gig, prefix in rows])
+        return
+    for gig, prefix in rows:
+        print(line(gig, prefix))
+    if not rows:
+        err.print("There is none.")
 
 
 @gigs.command("refund", epilog="Example: x402-gig gigs refund 12 --to 0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
@@ -29,8 +57,8 @@ def refund_gig(
     """
     address = parse_address(to) or ""
     found = with_office(lambda office: _spare(office, gig_id, address))
-    for deposit in found.deposits:
-        err.print(f"came from {deposit.payer} in {deposit.transaction}", soft_wrap=True)
+    for line in found.origins:
+        err.print(line, soft_wrap=True)
     if found.gig.state == "created":
         err.print(f"Gig {gig_id} was never started: this cancels it.", style="yellow")
     if not yes:

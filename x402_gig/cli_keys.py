@@ -61,7 +61,9 @@ def list_keys(as_json: Json = False) -> None:
 
 @keys.command("revoke", epilog="Example: x402-gig keys revoke gig_1f2e3d4c")
 def revoke_key(
-    what: Annotated[str, typer.Argument(metavar="PREFIX|ID", help="As x402-gig keys list names it.")],
+    what: Annotated[
+        str, typer.Argument(metavar="PREFIX|ID|KEY", help="As x402-gig keys list names it, or the key itself.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Refuse a key from now on. The gigs that were created with it stay as they are."""
@@ -79,10 +81,12 @@ def revoke_key(
 def _meant(connection: "Connection", what: str) -> "ApiKey":
     from x402_gig.store import api_keys
 
+    # Whoever has to hurry has the whole key at hand; it is not printed again.
+    name = what[: api_keys.PREFIX_CHARS] if what.startswith("gig_") else what
     for row in api_keys.listed(connection):
-        if what in (row.prefix, str(row.id)):
+        if name in (row.prefix, str(row.id)):
             return row
-    raise Refused(f"There is no key {what}: x402-gig keys list")
+    raise Refused(f"There is no key {name}: x402-gig keys list")
 
 
 def _expiry(given: str | None) -> int | None:

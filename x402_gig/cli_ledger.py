@@ -44,6 +44,8 @@ def audit(as_json: Json = False) -> None:
         print_json(shown.as_json(report))
     else:
         print(shown.heading(report), shown.table(report.totals), shown.promise(report.totals), sep="\n", flush=True)
+        if report.keyed_gigs:
+            print(shown.keyed(report), flush=True)
     for note in report.notes:
         err.print(note, style="yellow", markup=False, soft_wrap=True)
     if not report.adds_up:

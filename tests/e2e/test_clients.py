@@ -65,6 +65,13 @@ def test_the_script_to_copy_creates_funds_and_starts_a_gig_with_a_key(dev: Dev) 
     assert (dev.usdc(funder.address), dev.usdc(gig["gig_wallet_address"])) == (PURSE - 11_000_000, 10_000_000)
 
 
+def test_the_script_starts_a_gig_that_it_has_funded_before(dev: Dev) -> None:
+    made = dev.post(gig_terms(), {"x-api-key": dev.api_key}, "/api/gigs/create").json()
+    dev.give_usdc(made["gig_wallet_address"], 11_000_000)
+    command = (sys.executable, "scripts/create_gig.py", dev.url, dev.rpc_url, str(made["gig_id"]))
+    assert "Gig started successfully" in run(*command, key=None, API_KEY=dev.api_key)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_scripts_to_copy_buy_a_gig(dev: Dev, script: str) -> None:
     buyer = dev.buyer(PURSE)

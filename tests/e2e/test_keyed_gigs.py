@@ -275,13 +275,17 @@ def test_a_surplus_is_given_back_once(shop: Shop, creator: Creator, token: str) 
     reward = erc20.balance(wallet) - 5
     refund = ("gigs", "refund", str(made["gig_id"]), "--to", owner, "--yes")
 
+    late = erc20.holder(10) if token != "USDC" else shop.buyer(10).address
+    erc20.send(late, wallet, 2)
     paid = shop.desk.run(*refund)
     assert paid.returncode == 0, paid.stderr
+    assert f"came from {late.lower()} in 0x" in paid.stderr
     again = shop.desk.run(*refund)
     assert (again.returncode, "nothing to give back" in again.stderr) == (1, True)
 
-    until(lambda: erc20.balance(owner) == 5)
+    until(lambda: erc20.balance(owner) == 7)
     assert erc20.balance(wallet) == reward
+    assert creator.gig(made)["funding"]["surplus"] == "0"
     assert creator.gig(made)["status"] == "active"
     assert shop.desk.run(*refund).returncode == 1
 
@@ -296,7 +300,11 @@ def test_a_gig_that_is_not_started_is_cancelled_and_paid_back_whole(shop: Shop, 
     until(lambda: odd.balance(owner) == 11 * 10**11)
     answer = creator.start(made)
     assert (answer.status_code, answer.json()) == (400, {"error": "Gig is cancelled"})
-    assert creator.gig(made)["status"] == "cancelled"
+    gig = creator.gig(made)
+    assert (gig["status"], gig["funding"]["state"]) == ("cancelled", "refunded")
+    listed = shop.desk.shown("gigs", "list", "--state", "cancelled")
+    assert [(row["gig_id"], row["key"]) for row in listed] == [(made["gig_id"], creator.key[:12])]
+    assert f"{made['gig_id']}  cancelled" in shop.desk.run("gigs", "list").stdout
 
 
 def test_what_cannot_be_refunded_says_why(shop: Shop, creator: Creator, odd: Erc20) -> None:
@@ -304,8 +312,8 @@ def test_what_cannot_be_refunded_says_why(shop: Shop, creator: Creator, odd: Erc
     creator.paid_up(made)
     to = ("--to", str(Account.create().address), "--yes")
     for arguments, said in (
-        ((str(bought["id"]), *to), "was not created with an API key"),
-        (("999999", *to), "was not created with an API key"),
+        ((str(bought["id"]), *to), "that was created with an API key"),
+        (("999999", *to), "There is no gig 999999"),
         ((str(made["gig_id"]), *to), "nothing to give back"),
     ):
         done = shop.desk.run("gigs", "refund", *arguments)

@@ -113,7 +113,7 @@ def test_before_the_first_start_there_is_no_ledger_to_keep_a_key_in(tmp_path: Pa
     desk = Desk(serve_settings(Chain("http://127.0.0.1:1"), tmp_path, seed=Account.create_with_mnemonic()[1]), tmp_path)
     done = desk.run("keys", "create", "Too early")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "there is none yet: `x402-gig serve` makes it" in done.stderr.replace("\n", " ")
+    assert "there is no ledger in that file (`x402-gig serve` makes it)" in done.stderr.replace("\n", " ")
     assert not desk.ledger.exists()
 
 

@@ -97,9 +97,23 @@ def test_every_problem_of_a_query_is_listed(dev: Dev) -> None:
     }
 
 
-def test_a_gig_that_is_not_started_is_in_no_list(dev: Dev) -> None:
-    made = dev.post(gig_terms(), {"x-api-key": dev.api_key}, "/api/gigs/create").json()["gig_id"]
-    assert made not in ids(listed(dev, status="all", limit=500))
+def test_a_gig_that_is_not_started_is_listed_for_its_key_alone_with_what_pays_it(dev: Dev) -> None:
+    header = {"x-api-key": dev.api_key}
+    made = dev.post(gig_terms(), header, "/api/gigs/create").json()
+    assert made["gig_id"] not in ids(listed(dev, status="all", limit=500))
+    refused = asked(dev, "?status=created")
+    assert (refused.status_code, refused.json()) == (401, {"error": "Invalid API key"})
+    answer = dev.http.get(f"{dev.url}{LIST}?status=created&limit=1", headers=header).json()["data"]
+    assert {name: answer[0][name] for name in ("total_amount", "tx_data")} == {
+        name: made[name] for name in ("total_amount", "tx_data")
+    }
+    assert (answer[0]["id"], answer[0]["status"]) == (made["gig_id"], "created")
+
+
+def test_what_a_gig_asks_for_on_chain_is_in_it(dev: Dev) -> None:
+    asks = {"token_contract": "0x" + "12" * 20, "token_amount_needed": "0.5", "verifier": "mine"}
+    bought = dev.buy(dev.buyer(), gig_terms(gig_type="hold_erc20", url=None, **asks)).json()
+    assert dev.gig(bought["gig_id"])["action_params"] == asks
 
 
 def test_the_types_are_those_that_can_be_made(dev: Dev) -> None:

@@ -149,16 +149,22 @@ class GigPayment(Answer):
 class Funding(Answer):
     """`deposited` until the reward is in the gig's wallet; `missing` while its deposit is not on chain."""
 
-    state: Literal["unfunded", "missing", "deposited", "funded"]
+    state: Literal["unfunded", "missing", "deposited", "funded", "refunded"]
     deposit_transaction: Transaction | None
     reward_transaction: Transaction | None
     commission_transaction: Transaction | None
-    surplus: Annotated[Tokens | None, Field(description="Of gigs that were created with a key.")] = None
+    surplus: Annotated[
+        Tokens | None,
+        Field(description="Of gigs created with a key: beyond the total when it was started, and not given back."),
+    ] = None
 
 
 class ActionParams(Answer):
     target_cast_hash: str | None = None
     tip_query_keyword: str | None = None
+    token_contract: Annotated[Address | None, Field(description="hold_erc20, buy_erc20: the token.")] = None
+    token_amount_needed: Annotated[Tokens | None, Field(description="hold_erc20, buy_erc20: how much of it.")] = None
+    verifier: str | None = None
 
 
 class Gig(Answer):
@@ -187,6 +193,8 @@ class Gig(Answer):
     gig_type: TypeShown
     payment: GigPayment
     funding: Funding
+    total_amount: Annotated[Tokens | None, Field(description="`created` only: what is to be paid.")] = None
+    tx_data: Annotated[str | None, Field(description="`created` only: the transfer that pays it.")] = None
 
 
 class OneGig(Answer):

@@ -60,7 +60,7 @@ class GigFinder(Protocol):
 
 
 class GigLister(Protocol):
-    async def __call__(self, wanted: GigQuery, now: datetime) -> Page: ...
+    async def __call__(self, wanted: GigQuery, now: datetime, key_id: int | None) -> Page: ...
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,10 @@ class Api:
 
     async def show_gigs(self, request: Request) -> Response:
         parameters = request.query_params.multi_items()
-        now = self.shop.clock()
-        page = await self.list_gigs(read_query(parameters), now)
+        now, wanted = self.shop.clock(), read_query(parameters)
+        # Those that are not started are nobody's but their key's.
+        key = key_of(request) if wanted.status == "created" else None
+        page = await self.list_gigs(wanted, now, key.id if key else None)
         shown = [self._view(gig, now) for gig in page.gigs]
         url = self._next_url(parameters, page.cursor) if page.cursor else None
         # One client reads `data`, an older one `gigs`.
@@ -140,7 +142,8 @@ class Api:
         )
 
     def _view(self, gig: GigRecord, now: datetime) -> dict[str, Any]:
-        return gig_view(gig, self.shop.chain_id, self.shop.limits.token_address, now)
+        view = gig_view(gig, self.shop.chain_id, self.shop.limits.token_address, now)
+        return view | self.keyed.to_be_paid(gig) if gig.state == "created" else view
 
     def _next_url(self, parameters: list[tuple[str, str]], cursor: int) -> str:
         kept = [(name, value) for name, value in parameters if name != "cursor"]

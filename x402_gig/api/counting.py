@@ -137,7 +137,9 @@ class Limiter:
     def _is_lost(self, why: str) -> None:
         self._shared_again_at = time.monotonic() + REDIS_PAUSE_S
         if not self.problem:
-            self.problem = "Redis does not answer: each process counts requests by itself"
+            self.problem = (
+                "Redis does not answer: each process counts requests by itself, and gigs of API keys cannot be started"
+            )
             log.warning("%s (%s)", self.problem, why)
 
     def _is_back(self) -> None:

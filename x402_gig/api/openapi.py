@@ -247,10 +247,13 @@ class Document:
             operationId="listGigs",
             tags=["Gigs"],
             summary="Gigs, the newest first",
+            description="Those that are not started (`created`) are listed for the key that made them only.",
+            security=[{}, *_WITH_KEY],
             parameters=_query(GigQuery),
             responses={
                 "200": _answer("A page of them.", answers.Gigs, {"page": page}, {"Link": link}),
                 "400": _answer("Wrong parameters.", answers.Invalid, {"parameters": examples.INVALID_QUERY}),
+                "401": _NO_KEY,
                 "429": _TOO_MANY,
                 "503": _UNAVAILABLE,
             },

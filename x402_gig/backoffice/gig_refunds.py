@@ -1,43 +1,55 @@
 """Money in the wallet of a gig that was created with a key and does not need it: back it goes, once."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from x402_gig.backoffice.opening import Office
+from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Node
 from x402_gig.errors import Refused
-from x402_gig.gigs.pricing import to_tokens
+from x402_gig.gigs.pricing import UINT256_MAX, to_tokens
 from x402_gig.gigs.records import GigRecord
+from x402_gig.settlement.keyed import find_deposits
 from x402_gig.store import binding, direct, funding
-from x402_gig.store.direct import Deposit
 from x402_gig.store.engine import Connection
 
 
 @dataclass(frozen=True)
 class Spare:
-    """What a gig's wallet holds at a final block beyond what is promised, and who sent it (`deposits`)."""
+    """What a gig's wallet holds at a confirmed block beyond what is promised, and what came to it (`deposits`)."""
 
     gig: GigRecord
     balance: int
     units: int
-    deposits: list[Deposit]
+    deposits: Sequence[TokenTransfer]
 
     @property
     def text(self) -> str:
-        return f"{to_tokens(self.units, self.gig.token.decimals)} {self.gig.token.symbol}"
+        return self._told(self.units)
+
+    @property
+    def origins(self) -> list[str]:
+        """All that came, oldest first: what is to go back is the last of it."""
+        came = [f"{self._told(t.value)} came from {t.payer} in {t.transaction}" for t in self.deposits]
+        return came or ["The token's logs do not say who sent it: ask the gig's creator."]
+
+    def _told(self, units: int) -> str:
+        return f"{to_tokens(units, self.gig.token.decimals)} {self.gig.token.symbol}"
 
 
 async def spare(office: Office, node: Node, gig_id: int) -> Spare:
     """Raises Refused when there is nothing to give back, and Unavailable."""
     gig = await office.ledger.read(lambda c: direct.find(c, gig_id))
     if gig is None:
-        raise Refused(f"Gig {gig_id} was not created with an API key: x402-gig refunds list is for the others")
+        raise Refused(f"There is no gig {gig_id} that was created with an API key: x402-gig gigs list")
     head = await node.head()
     block = await node.block(max(0, head.number - office.settings.confirmations + 1)) or head
     balance = await node.token_balance(gig.token.address, gig.wallet, block)
     if balance is None:
         raise Refused(f"The token {gig.token.address} does not tell its balances")
-    kept, deposits, left_in = await office.ledger.read(
-        lambda c: (_kept(c, gig), direct.deposits(c, gig_id), direct.newest_payout_block(c, gig_id))
+    kept, left_in, since = await office.ledger.read(
+        lambda c: (_kept(c, gig), direct.newest_payout_block(c, gig_id), direct.since_block(c, gig_id))
     )
     if left_in > block.number:
         raise Refused("The chain node is behind the ledger: try again")
@@ -46,6 +58,8 @@ async def spare(office: Office, node: Node, gig_id: int) -> Spare:
             f"Gig {gig_id} has nothing to give back: its wallet {gig.wallet} holds "
             f"{to_tokens(balance, gig.token.decimals)} {gig.token.symbol}"
         )
+    # All of them: what is to go back may have come at any time.
+    deposits = await find_deposits(node, gig, since, block.number, balance=UINT256_MAX)
     return Spare(gig, balance, balance - kept, deposits)
 
 
@@ -65,8 +79,7 @@ def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
     gig = direct.find(connection, found.gig.gig_id)
     if gig is None or gig.state != found.gig.state or found.balance - _kept(connection, gig) != found.units:
         raise Refused("The gig has changed meanwhile: try again")
-    if gig.state == "created":
-        direct.cancel(connection, gig.gig_id)
+    direct.give_back(connection, gig, found.units)
     number = funding.next_subject(connection, funding.SURPLUS)
     is_usdc = gig.token.address == office.settings.preset.usdc.lower()
     return funding.add(
@@ -79,3 +92,16 @@ def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
         source_gig=gig.gig_id,
         asset=None if is_usdc else gig.token.address,
     )
+
+
+def as_json(gig: GigRecord, key_prefix: str) -> dict[str, Any]:
+    """Amounts in base units, times in Unix seconds."""
+    return {**asdict(gig), "key": key_prefix}
+
+
+def line(gig: GigRecord, key_prefix: str) -> str:
+    def told(units: int) -> str:
+        return f"{to_tokens(units, gig.token.decimals)} {gig.token.symbol}"
+
+    surplus = f"  surplus {told(gig.surplus_units)}" if gig.surplus_units else ""
+    return f"{gig.gig_id:>4}  {gig.state:<9}  {told(gig.reward_units)}  {gig.wallet}  {key_prefix}{surplus}"

@@ -66,6 +66,11 @@ def _lines(totals: Totals) -> Iterator[tuple[str, int, str]]:
         yield "nobody's", nobodys, "in the intake beyond what is owed"
 
 
+def keyed(report: Report) -> str:
+    """Their money never enters the intake."""
+    return f"{number(report.keyed_gigs, 'live gig')} of API keys, each compared with its own wallet"
+
+
 def verdict(report: Report) -> str:
     return "All adds up." if report.adds_up else f"{number(len(report.differences), 'difference')}:"
 

@@ -38,7 +38,9 @@ class GigQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    status: Literal["active", "scheduled", "ended", "all"] = Field("active", description="By the chain's clock.")
+    status: Literal["active", "scheduled", "ended", "all", "created"] = Field(
+        "active", description="By the chain's clock. `created`: not started yet, of the API key that asks."
+    )
     platforms: Annotated[tuple[Platform, ...], BeforeValidator(_split)] = Field(
         (), description="Separated by commas; all when absent."
     )

@@ -75,7 +75,8 @@ def _action_params(terms: Terms, symbol: str) -> dict[str, str]:
         params["target_cast_hash"] = cast["post"].removeprefix("/")
     if terms.gig_type is GigType.MENTION:
         params["tip_query_keyword"] = terms.keyword or symbol
-    return params
+    asked = {name: getattr(terms, name) for name in ("token_contract", "token_amount_needed", "verifier")}
+    return params | {name: value for name, value in asked.items() if value is not None}
 
 
 def _displays(gig_type: GigType) -> dict[str, dict[str, Any]]:
@@ -113,7 +114,7 @@ def _funding(gig: GigRecord) -> dict[str, Any]:
 
 def _funding_state(gig: GigRecord) -> str:
     if gig.state != "live":
-        return "unfunded"
+        return "unfunded" if gig.state == "created" else "refunded"
     if gig.suspended:
         return "missing"
     return "funded" if gig.reward_transaction or gig.key_id is not None else "deposited"

@@ -83,8 +83,12 @@ class KeyedGigs:
         gig_id, wallet = await self.ledger.write(lambda c: direct.create(c, self.wallets.gig_address, draft))
         await self._check_unused(gig_id, wallet, offer.token)
         log.info("gig %d created with key %d, to be funded with %s", gig_id, key_id, offer.token.symbol)
-        tx_data = "0x" + erc20.transfer_call(wallet, offer.price.total_units).hex()
-        return self.shop.created(gig_id, wallet, offer) | {"tx_data": tx_data}
+        return self.shop.created(gig_id, wallet, offer) | {"tx_data": _tx_data(wallet, offer.price.total_units)}
+
+    def to_be_paid(self, gig: GigRecord) -> dict[str, str]:
+        """What funds a gig that is not started."""
+        total = to_tokens(gig.total_units, gig.token.decimals)
+        return {"total_amount": total, "tx_data": _tx_data(gig.wallet, gig.total_units)}
 
     async def _check_unused(self, gig_id: int, wallet: str, token: TokenInfo) -> None:
         """A wallet belongs to one gig for ever: one that was used belongs to a gig that this ledger has forgotten."""
@@ -186,25 +190,9 @@ class KeyedGigs:
             f"Gig wallet address: {gig.wallet}",
         ]
 
-    async def _deposits(self, gig: GigRecord, block: Block, balance: int) -> list[TokenTransfer]:
-        """The transfers that brought the balance, oldest first; looked for from the newest on, for a while."""
+    async def _deposits(self, gig: GigRecord, block: Block, balance: int) -> Sequence[TokenTransfer]:
         since = await self.ledger.read(lambda c: direct.since_block(c, gig.gig_id))
-        found: list[TokenTransfer] = []
-        last, size = block.number, RANGE
-        try:
-            async with asyncio.timeout(SEARCH_S):
-                while last >= since and sum(t.value for t in found) < balance:
-                    first = max(since, last - size + 1)
-                    try:
-                        found += await self.node.token_deposits(gig.token.address, [gig.wallet], first, last)
-                        last = first - 1
-                    except ChainRefused:
-                        if size == 1:
-                            raise
-                        size = max(1, size // 2)
-        except TimeoutError:
-            log.warning("gig %d: not all of its funding was found in %d s of reading logs", gig.gig_id, SEARCH_S)
-        return sorted(found, key=lambda t: (t.block_number, t.log_index))
+        return await find_deposits(self.node, gig, since, block.number, balance)
 
     def _fee(self, gig: GigRecord) -> Fee:
         is_usdc = gig.token.address == self.node.token.address
@@ -219,3 +207,30 @@ class KeyedGigs:
                 await self.watcher.confirm(number, block_hash)
         except Unavailable:
             await self.ledger.write(lambda c: direct.doubt(c, gig_id))
+
+
+def _tx_data(wallet: str, units: int) -> str:
+    return "0x" + erc20.transfer_call(wallet, units).hex()
+
+
+async def find_deposits(node: Node, gig: GigRecord, since: int, last: int, balance: int) -> list[TokenTransfer]:
+    """The transfers that brought the wallet this balance, oldest first; looked for from block `last` down, for a while.
+
+    Raises Unavailable.
+    """
+    found: list[TokenTransfer] = []
+    size = RANGE
+    try:
+        async with asyncio.timeout(SEARCH_S):
+            while last >= since and sum(t.value for t in found) < balance:
+                first = max(since, last - size + 1)
+                try:
+                    found += await node.token_deposits(gig.token.address, [gig.wallet], first, last)
+                    last = first - 1
+                except ChainRefused:
+                    if size == 1:
+                        raise
+                    size = max(1, size // 2)
+    except TimeoutError:
+        log.warning("gig %d: not all of its funding was found in %d s of reading logs", gig.gig_id, SEARCH_S)
+    return sorted(found, key=lambda t: (t.block_number, t.log_index))

@@ -5,6 +5,7 @@ start is written under its number (`direct.take_turn`), and only the highest cou
 """
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from redis.exceptions import LockError, RedisError
 from x402_gig.errors import BeingProcessed, Unavailable
 from x402_gig.store import direct
 from x402_gig.store.engine import Ledger
+
+log = logging.getLogger(__name__)
 
 LEASE_S = 30
 REDIS_TIMEOUT_S = 3
@@ -59,6 +62,7 @@ class RedisTurns:
             is_mine = await lock.acquire(blocking=False)
         except RedisError as exc:
             # `from None`: the text of the error may hold the URL.
+            log.warning("gig %d cannot be started: Redis does not answer (%s)", gig_id, type(exc).__name__)
             raise Unavailable(f"The start lock cannot be had right now ({type(exc).__name__})") from None
         if not is_mine:
             raise BeingProcessed(gig_id)

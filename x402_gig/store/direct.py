@@ -12,7 +12,7 @@ from x402_gig.gigs.records import GigRecord, TokenInfo
 from x402_gig.store import funding
 from x402_gig.store.engine import insert_or_replace
 from x402_gig.store.gigs import WalletOf, gig_rows, insert_gig, record
-from x402_gig.store.tables import gig_deposits, gigs, movements
+from x402_gig.store.tables import api_keys, gig_deposits, gigs, movements
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,6 @@ class Started:
     surplus_units: int
     start_at: int
     end_at: int
-
-
-@dataclass(frozen=True)
-class Deposit:
-    """A transfer that came to a gig's wallet, in base units of the gig's token."""
-
-    payer: str
-    value: int
-    transaction: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +68,15 @@ def find(connection: Connection, gig_id: int, key_id: int | None = None) -> GigR
     mine = gigs.c.key_id.is_not(None) if key_id is None else gigs.c.key_id == key_id
     row = connection.execute(gig_rows().where(gigs.c.id == gig_id, mine)).mappings().first()
     return record(row) if row is not None else None
+
+
+def newest(connection: Connection, limit: int, state: str | None = None) -> list[tuple[GigRecord, str]]:
+    """Gigs that were created with keys, the newest first, each with its key's prefix."""
+    query = gig_rows().add_columns(api_keys.c.prefix).join(api_keys, api_keys.c.id == gigs.c.key_id)
+    if state is not None:
+        query = query.where(gigs.c.state == state)
+    rows = connection.execute(query.order_by(gigs.c.id.desc()).limit(limit)).mappings()
+    return [(record(row), row["prefix"]) for row in rows]
 
 
 def since_block(connection: Connection, gig_id: int) -> int:
@@ -142,13 +142,6 @@ def record_deposits(connection: Connection, gig_id: int, transfers: Iterable[Tok
         connection.execute(insert_or_replace(connection, gig_deposits, rows, key, place))
 
 
-def deposits(connection: Connection, gig_id: int) -> list[Deposit]:
-    """What came to its wallet before it was started, oldest first."""
-    columns = (gig_deposits.c.payer, gig_deposits.c.value, gig_deposits.c.transaction)
-    query = select(*columns).where(gig_deposits.c.gig_id == gig_id, gig_deposits.c.on_chain == 1)
-    return [Deposit(*row) for row in connection.execute(query.order_by(gig_deposits.c.id))]
-
-
 def forget_block(connection: Connection, number: int, block_hash: str) -> None:
     """What came in another block of this height is not on chain: its gig is suspended until it is there again."""
     replaced = update(gig_deposits).where(
@@ -190,6 +183,12 @@ def newest_payout_block(connection: Connection, gig_id: int) -> int:
     """The highest block in which something left the gig's wallet; 0 when nothing did."""
     query = select(func.max(movements.c.block_number)).where(movements.c.source_gig == gig_id)
     return connection.execute(query).scalar_one() or 0
+
+
+def give_back(connection: Connection, gig: GigRecord, units: int) -> None:
+    """So much of its surplus is spoken for; a gig that is not live is cancelled by that."""
+    left = {"surplus": max(0, gig.surplus_units - units)} if gig.state == "live" else {"state": "cancelled"}
+    connection.execute(update(gigs).where(gigs.c.id == gig.gig_id).values(left))
 
 
 def cancel(connection: Connection, gig_id: int) -> bool:

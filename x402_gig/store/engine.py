@@ -22,7 +22,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError, SQLAlchemyError
 
 from x402_gig.errors import CannotStart, Unavailable
 
@@ -60,8 +60,7 @@ class Ledger:
             check_schema(self._reading) if is_guest else migrate(self._engine)
         except (SQLAlchemyError, CommandError, ImportError) as exc:  # CommandError: a revision of a newer version
             # `from None`: a driver's message may repeat the URL, and with it the password.
-            hint = ", or there is none yet: `x402-gig serve` makes it" if is_guest else ""
-            raise CannotStart([f"DATABASE_URL: the ledger cannot be opened ({type(exc).__name__}){hint}"]) from None
+            raise CannotStart([f"X402_GIG_DATABASE_URL: {_why(url, exc, is_guest)}"]) from None
         self._writer = ThreadPoolExecutor(1, "ledger-write")
         self._readers = ThreadPoolExecutor(2, "ledger-read")
 
@@ -99,6 +98,19 @@ class Ledger:
         self._readers.shutdown()
         self._engine.dispose()
         self._reading.dispose()
+
+
+def _why(url: str, exc: Exception, is_guest: bool) -> str:
+    """For the operator, without the URL."""
+    if isinstance(exc, ArgumentError | ImportError):
+        return "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+    if not isinstance(exc, OperationalError):
+        return f"the ledger cannot be opened ({type(exc).__name__})"
+    if not url.startswith("sqlite"):
+        return "PostgreSQL does not answer there, does not know the database, or refuses this user and password"
+    if is_guest:
+        return "there is no ledger in that file (`x402-gig serve` makes it), or it cannot be read"
+    return "the file cannot be opened: is there such a folder, and may it be written to?"
 
 
 def insert_ignore(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -143,11 +155,10 @@ def check_schema(engine: Engine) -> None:
     with engine.connect() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
     if found is None:
-        raise CannotStart(["DATABASE_URL: there is no ledger in the database yet: `x402-gig serve` makes it"])
+        raise CannotStart(["X402_GIG_DATABASE_URL: there is no ledger in the database yet: `x402-gig serve` makes it"])
     if found != ScriptDirectory.from_config(_migrations()).get_current_head():
-        raise CannotStart(
-            [f"DATABASE_URL: another version of x402-gig made the ledger (revision {found}): use the server's own"]
-        )
+        said = f"another version of x402-gig made the ledger (revision {found}): use the server's own"
+        raise CannotStart([f"X402_GIG_DATABASE_URL: {said}"])
 
 
 def _migrations() -> Config:

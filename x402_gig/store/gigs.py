@@ -84,21 +84,25 @@ def find_gig(connection: Connection, gig_id: int, key_id: int | None = None) -> 
     return record(row) if row is not None else None
 
 
-def list_gigs(connection: Connection, wanted: GigQuery, now: int) -> Page:
-    """Live gigs whose deposit is on chain, at the Unix second `now`.
+def list_gigs(connection: Connection, wanted: GigQuery, now: int, key_id: int | None = None) -> Page:
+    """Live gigs whose deposit is on chain, at the Unix second `now`; or those that this key has yet to start.
 
     The newest first, by id: a page goes on where the last one ended, whatever has begun and ended since.
     """
-    query = gig_rows().where(*_wanted(wanted, now)).order_by(gigs.c.id.desc()).limit(wanted.limit + 1)
+    query = gig_rows().where(*_wanted(wanted, now, key_id)).order_by(gigs.c.id.desc()).limit(wanted.limit + 1)
     rows = [record(row) for row in connection.execute(query).mappings()]
     page = rows[: wanted.limit]
     return Page(page, page[-1].gig_id if len(rows) > wanted.limit else None)
 
 
-def _wanted(wanted: GigQuery, now: int) -> Iterator[ColumnElement[bool]]:
-    yield gigs.c.state == "live"
-    yield or_(payments.c.state == "settled", gigs.c.payment_id.is_(None) & (gigs.c.is_funded == 1))
-    yield from _STATUS[wanted.status](now)
+def _wanted(wanted: GigQuery, now: int, key_id: int | None) -> Iterator[ColumnElement[bool]]:
+    if wanted.status == "created":
+        yield gigs.c.state == "created"
+        yield gigs.c.key_id == key_id
+    else:
+        yield gigs.c.state == "live"
+        yield or_(payments.c.state == "settled", gigs.c.payment_id.is_(None) & (gigs.c.is_funded == 1))
+        yield from _STATUS[wanted.status](now)
     if wanted.platforms:
         yield gigs.c.platform.in_(wanted.platforms)
     for column in (gigs.c.gig_type, gigs.c.token, gigs.c.creator):
