@@ -101,12 +101,15 @@ def test_rows_refer_to_rows_that_exist(db: Connection) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["nonsense", "oracle-of-delphi://user:hunter2@host/db", "postgresql+nothing://user:hunter2@host/db",
-     "mysql://user:hunter2@host/db", "postgresql://user:hunter2@127.0.0.1:1/db", "sqlite:////no/such/folder/x.db"],
+    ("url", "said"),
+    [("nonsense", "must be sqlite"), ("oracle-of-delphi://user:hunter2@host/db", "must be sqlite"),
+     ("postgresql+nothing://user:hunter2@host/db", "must be sqlite"),
+     ("mysql://user:hunter2@host/db", "must be sqlite"),
+     ("postgresql://user:hunter2@127.0.0.1:1/db", "PostgreSQL does not answer"),
+     ("sqlite:////no/such/folder/x.db", "is there such a folder")],
 )  # fmt: skip
-def test_a_ledger_that_cannot_be_opened_says_which_setting_and_no_password(url: str) -> None:
-    with pytest.raises(CannotStart, match="DATABASE_URL") as caught:
+def test_a_ledger_that_cannot_be_opened_says_which_setting_and_no_password(url: str, said: str) -> None:
+    with pytest.raises(CannotStart, match=f"X402_GIG_DATABASE_URL: .*{said}") as caught:
         Ledger(url)
     assert "hunter2" not in caught.value.detail
 
