@@ -3,7 +3,7 @@
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from eth_account import Account
 
 from tests.crashes import Victim, victim
 from tests.creators import CREATE, START, Creator
 from tests.faults import Forward, RpcProxy, Rule, answers, down, lose_reply, rpc_proxy
-from tests.harness import USDC, Dev, Json, devnet, gig_terms, served, until
+from tests.harness import USDC, Dev, Json, NotTrue, devnet, gig_terms, served, until
 from tests.operator import Desk
 from tests.tokens import Erc20, deploy
 
@@ -163,6 +164,39 @@ def test_a_reorganisation_that_takes_the_funding_away_suspends_the_gig_until_it_
         creator.paid_up(made, timeout_s=60)
         unit = 10 ** creator.gig(made)["token"]["decimals"]
         assert (erc20.balance(shop.commission), erc20.balance(made["gig_wallet_address"])) == (unit, 10 * unit)
+
+
+def test_a_surplus_that_was_given_back_is_not_given_back_out_of_the_reward_after_a_reorganisation(
+    tmp_path: Path,
+) -> None:
+    with opened(tmp_path, reorg_depth=16) as (shop, _, creator):
+        odd = deploy(shop, "OddToken")
+        made, owner = creator.create(odd.address), str(Account.create().address)
+        payer, wallet = odd.holder(10**30), made["gig_wallet_address"]
+        shop.rpc("anvil_mine", "0x10")
+        shop.send(payer, odd.address, made["tx_data"])
+        odd.send(payer, wallet, 5 * 10**11)
+        assert creator.start(made).status_code == 200
+        creator.paid_up(made)
+        assert creator.desk.run("gigs", "refund", str(made["gig_id"]), "--to", owner, "--yes").returncode == 0
+        until(lambda: odd.balance(owner) == 5 * 10**11)
+
+        shop.rpc("anvil_reorg", 12, [])
+        until(lambda: creator.gig(made)["status"] == "suspended")
+        shop.send(payer, odd.address, made["tx_data"])
+        shop.rpc("anvil_mine", "0x3")
+        assert not _happens(lambda: odd.balance(owner) > 0)
+        assert creator.gig(made)["status"] == "suspended"
+        odd.send(payer, wallet, 5 * 10**11)
+        until(lambda: odd.balance(owner) == 5 * 10**11)
+        until(lambda: odd.balance(wallet) == 10**12)
+
+
+def _happens(check: Callable[[], bool]) -> bool:
+    """Within the time that a payout takes."""
+    with suppress(NotTrue):
+        return bool(until(check, 3))
+    return False
 
 
 def test_a_start_counts_confirmations(tmp_path: Path) -> None:

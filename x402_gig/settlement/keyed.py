@@ -130,8 +130,9 @@ class KeyedGigs:
         for gig in await self.ledger.read(lambda c: direct.suspended(c, RECHECKED)):
             block = await self._confirmed_block()
             balance = await self._balance(gig, block)
-            fee_paid = await self.ledger.read(lambda c, i=gig.gig_id: direct.is_fee_paid(c, i))  # type: ignore[misc]
-            if balance >= (gig.reward_units if fee_paid else gig.total_units):
+            # The reward, and whatever is due again because the reorganisation undid it.
+            owed = await self.ledger.read(lambda c, i=gig.gig_id: direct.owed(c, i))  # type: ignore[misc]
+            if balance >= gig.reward_units + owed:
                 found = await self._deposits(gig, block, balance)
                 await self.ledger.write(lambda c, i=gig.gig_id, f=found: direct.funded_again(c, i, f))  # type: ignore[misc]
                 log.warning("gig %d: its funding is on chain again", gig.gig_id)

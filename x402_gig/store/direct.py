@@ -167,12 +167,6 @@ def funded_again(connection: Connection, gig_id: int, transfers: Iterable[TokenT
     connection.execute(update(gigs).where(gigs.c.id == gig_id).values(is_funded=1))
 
 
-def is_fee_paid(connection: Connection, gig_id: int) -> bool:
-    """Has its commission left the wallet?"""
-    fee = (movements.c.kind == funding.FEE, movements.c.subject == gig_id, movements.c.state == "done")
-    return connection.execute(select(movements.c.id).where(*fee)).first() is not None
-
-
 def owed(connection: Connection, gig_id: int) -> int:
     """What is to leave the gig's wallet and has not, in base units."""
     due = (movements.c.source_gig == gig_id, movements.c.state == "due")

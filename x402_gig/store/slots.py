@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, insert, select, union_all, update
 
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import states
-from x402_gig.store.tables import attempts, movements, payments, slot_movements, slot_payments, slots
+from x402_gig.store.tables import attempts, gigs, movements, payments, slot_movements, slot_payments, slots
 
 DEPLOY = "deploy"
 # A gig's wallet gets gas, and sends a token by a transaction of its own.
@@ -94,10 +94,15 @@ def busy_relayers(connection: Connection) -> set[str]:
 
 
 def open_payouts(connection: Connection) -> list[int]:
-    """The gigs whose wallets have sent something whose end is not known."""
+    """The gigs whose wallets have sent something whose end is not known.
+
+    Not those whose funding a reorganisation took away: what is sent again then might be paid out of the reward.
+    """
     carried = select(slot_movements.c.movement_id).join(slots, slots.c.id == slot_movements.c.slot_id)
     sent = movements.c.id.in_(carried.where(slots.c.state == "open", slots.c.purpose == PAYOUT))
-    return list(connection.execute(select(movements.c.source_gig).where(sent)).scalars())
+    funded = select(gigs.c.id).where(gigs.c.is_funded == 1)
+    query = select(movements.c.source_gig).where(sent, movements.c.source_gig.in_(funded))
+    return list(connection.execute(query).scalars())
 
 
 def sent_by(connection: Connection, sender: str) -> int:

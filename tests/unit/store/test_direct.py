@@ -98,9 +98,9 @@ def test_nothing_leaves_its_wallet_while_its_funding_is_off_the_chain(db: Connec
 
 def test_what_is_owed_is_what_has_not_left(db: Connection, gig: GigRecord) -> None:
     direct.go_live(db, gig, turn(db, gig), started(), FEE)
-    assert (direct.owed(db, gig.gig_id), direct.is_fee_paid(db, gig.gig_id)) == (7, False)
+    assert direct.owed(db, gig.gig_id) == 7
     db.execute(update(movements).values(state="done", block_number=9))
-    assert (direct.owed(db, gig.gig_id), direct.is_fee_paid(db, gig.gig_id)) == (0, True)
+    assert direct.owed(db, gig.gig_id) == 0
     assert direct.newest_payout_block(db, gig.gig_id) == 9
 
 
