@@ -1,6 +1,5 @@
 """ERC-20 tokens that we know nothing about (EIP-20): what to ask them, and how much of the answer to believe."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,7 +19,6 @@ MAX_SYMBOL_CHARS = 32
 _SYMBOL = keccak(text="symbol()")[:4]
 _DECIMALS = keccak(text="decimals()")[:4]
 _TRANSFER = keccak(text="transfer(address,uint256)")[:4]
-_UNPRINTABLE = re.compile(r"[^\x21-\x7e\u00a1-\U0010ffff ]|[\ud800-\udfff]")
 
 
 def transfer_call(payee: str, value: int) -> bytes:
@@ -62,7 +60,7 @@ def _text(result: Result) -> str:
         text = raw.rstrip(b"\0").decode().strip()
     except Exception:  # noqa: BLE001 - eth_abi's decoding errors have no common base
         return ""
-    return "" if _UNPRINTABLE.search(text) or len(text) > MAX_SYMBOL_CHARS else text
+    return text if text.isprintable() and len(text) <= MAX_SYMBOL_CHARS else ""
 
 
 def plain_transfers(logs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
