@@ -152,7 +152,7 @@ def test_two_processes_share_the_count_and_do_without_redis(shared: tuple[Redis,
     counts.stop(signal.SIGKILL)
     assert refusals(shops, "198.51.100.3", 50) == 10
     until(lambda: all(warning(shop) for shop in shops))
-    assert warning(shops[0]) == "Redis does not answer: each process counts requests by itself"
+    assert warning(shops[0]).startswith("Redis does not answer: each process counts requests by itself")
     counts.start()
     until(lambda: not any(warning(shop) for shop in shops))
     assert refusals(shops, "198.51.100.4", 50) == 30
