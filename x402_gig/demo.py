@@ -1,4 +1,7 @@
-"""`x402-gig demo`: a chain, a server, ten gigs bought by real clients, and every balance checked on chain."""
+"""`x402-gig demo`: a chain, a server, ten gigs bought by real clients, and every balance checked on chain.
+
+The balances are read by web3, and by nothing that the server uses itself.
+"""
 
 import asyncio
 import json
@@ -10,14 +13,13 @@ from typing import Any
 import httpx
 from eth_account.signers.local import LocalAccount
 from rich.console import Console
+from web3 import AsyncHTTPProvider, AsyncWeb3
 from x402 import x402Client
 from x402.http.x402_http_client import x402HTTPClient
 from x402.mechanisms.evm.exact.register import register_exact_evm_client
 from x402.mechanisms.evm.signers import EthAccountSigner
 
-from x402_gig.app import Server
 from x402_gig.buyer import ANSWER_TIMEOUT_S, CREATE
-from x402_gig.chain.node import Block
 from x402_gig.devnet.anvil import DevnetOptions, buyers
 from x402_gig.devnet.run import Ready, open_dev
 from x402_gig.errors import CannotStart, GigError
@@ -27,6 +29,15 @@ from x402_gig.settings import NETWORKS
 FUNDING_TIMEOUT_S = 30
 TOKEN = "0x4200000000000000000000000000000000000006"  # noqa: S105 - WETH on Base, as an example
 
+BALANCE_OF = [
+    {
+        "type": "function",
+        "name": "balanceOf",
+        "stateMutability": "view",
+        "inputs": [{"name": "account", "type": "address"}],
+        "outputs": [{"name": "", "type": "uint256"}],
+    }
+]
 CAST = "https://farcaster.xyz/dwr/0x1a2b3c4d"
 TERMS: Mapping[str, Mapping[str, Any]] = {
     "mention": {"keyword": "usdc"},
@@ -78,7 +89,7 @@ class Demo:
     """The shop that is open, a buyer, and where progress is shown."""
 
     ready: Ready
-    server: Server
+    web3: AsyncWeb3[AsyncHTTPProvider]
     http: httpx.AsyncClient
     console: Console
     account: LocalAccount = field(default_factory=lambda: buyers()[0])
@@ -95,7 +106,7 @@ class Demo:
         quote = x402HTTPClient(self._client()).get_payment_required_response(answer.headers.get, answer.json())
         price = int(quote.accepts[0].get_amount())
         self.say("402", f"price {to_tokens(price)} USDC to {quote.accepts[0].pay_to}")
-        start = await self.server.node.head()
+        start = await self.web3.eth.block_number
         signature, gig = await pay(self, terms, answer)
         milliseconds = round((time.perf_counter() - started) * 1000)
         self.say("200", f"gig {gig['gig_id']} is {gig['status']}, paid in {gig['payment']['transaction']}")
@@ -155,9 +166,15 @@ class Demo:
                     return funding
                 await asyncio.sleep(0.05)
 
-    async def _balances(self, gig_wallet: str, block: Block | None = None) -> Balances:
+    async def _balances(self, gig_wallet: str, block: int | None = None) -> Balances:
         accounts = self.account.address, gig_wallet, self.ready.commission
-        return Balances(*[await self.server.node.balance_of(account.lower(), block) for account in accounts])
+        return Balances(*[await self.balance(account, block) for account in accounts])
+
+    async def balance(self, account: str, block: int | None = None) -> int:
+        """USDC in base units, in this block or the newest."""
+        usdc = self.web3.eth.contract(self.web3.to_checksum_address(NETWORKS["devnet"].usdc), abi=BALANCE_OF)
+        asked = usdc.functions.balanceOf(self.web3.to_checksum_address(account))
+        return int(await asked.call(block_identifier="latest" if block is None else block))
 
 
 Pay = Callable[[Demo, dict[str, Any], httpx.Response], Awaitable[tuple[str, dict[str, Any]]]]
@@ -208,14 +225,16 @@ async def demo(*, as_json: bool) -> bool:
     console = Console(stderr=as_json, highlight=False, soft_wrap=True)
     started = time.perf_counter()
     console.print("Starting Anvil and the server …")
-    async with open_dev(DevnetOptions(port=0)) as (ready, server):
+    async with open_dev(DevnetOptions(port=0)) as (ready, _):
         console.print(f"chain {ready.rpc_url}, server {ready.url}, payer {ready.buyers[0].address}")
         async with httpx.AsyncClient(base_url=ready.url, timeout=ANSWER_TIMEOUT_S) as http:
-            shop = Demo(ready, server, http, console)
+            web3 = AsyncWeb3(AsyncHTTPProvider(ready.rpc_url))
+            shop = Demo(ready, web3, http, console)
             bought = [await shop.buy(gig_type, "x402 SDK, version 2", _pay_v2) for gig_type in TERMS]
             bought.append(await shop.buy("like", "x402 SDK, version 1 header", _pay_v1))
             bought.append(await shop.buy("mention", "curl with a printed header", _pay_with_curl))
-        intake_left = await server.node.balance_of(ready.intake)
+            intake_left = await shop.balance(ready.intake)
+        await web3.provider.disconnect()
     ok = all(purchase.adds_up for purchase in bought) and intake_left == 0
     seconds = round(time.perf_counter() - started, 1)
     _report(console, bought, intake_left, ok, seconds)

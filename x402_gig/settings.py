@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from eth_account.hdaccount import seed_from_mnemonic
 from eth_utils.address import to_checksum_address
 from limits import RateLimitItem
 from limits import parse_many as parse_rates
@@ -27,6 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url as parse_redis_url
 
+from x402_gig.chain.wallets import seed_of
 from x402_gig.errors import CannotStart
 from x402_gig.gigs.pricing import USDC_DECIMALS, to_units
 from x402_gig.payments.order import Network
@@ -232,9 +232,9 @@ def _phrase(text: str) -> str:
     """A BIP-39 phrase with single spaces. Raises ValueError, without the phrase."""
     phrase = " ".join(text.split())
     try:
-        seed_from_mnemonic(phrase, "")
-    except Exception:  # noqa: BLE001 - the library's message repeats the phrase
-        raise ValueError("is not a valid BIP-39 phrase") from None
+        seed_of(phrase)
+    except ValueError as exc:
+        raise ValueError(f"is {exc}") from None
     return phrase
 
 

@@ -283,7 +283,7 @@ def test_a_transaction_is_sent_once_and_found_by_its_hash(ask: Asked, chain: Cha
     paid = payment(chain.buyer())
     data = batcher.execute_data(TOKEN.address, 100_000, [call_of(paid)])
     nonce = ask(lambda node: node.nonce(relayer.address))
-    transaction = signed(relayer, nonce, data, batcher.checksum_address())
+    transaction = signed(relayer, nonce, data, batcher.address())
 
     receipt = ask(lambda node: node.send(transaction))
 
@@ -297,7 +297,7 @@ def test_a_transaction_is_sent_once_and_found_by_its_hash(ask: Asked, chain: Cha
 
 def test_a_transaction_that_reverts_has_a_receipt_that_says_so(ask: Asked, relayer: Wallet) -> None:
     nonce = ask(lambda node: node.nonce(relayer.address))
-    transaction = signed(relayer, nonce, b"\xde\xad\xbe\xef", batcher.checksum_address())
+    transaction = signed(relayer, nonce, b"\xde\xad\xbe\xef", batcher.address())
     receipt = ask(lambda node: node.send(transaction))
     assert receipt is not None
     assert (receipt.success, receipt.transfers) == (False, [])

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from eth_abi.abi import decode, encode
-from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
+
+from x402_gig.chain import abi
 
 # The deterministic deployment proxy: calldata is salt ‖ creation code, the address follows from both.
 CREATE2_DEPLOYER = "0x4e59b44847b379578588920ca78fbf26c0b4956c"
@@ -76,40 +76,41 @@ def address() -> str:
     return "0x" + keccak(b"\xff" + deployer + SALT + keccak(creation_code()))[12:].hex()
 
 
-@cache
-def checksum_address() -> str:
-    """The address with EIP-55 letter case, as transaction signing wants it."""
-    return to_checksum_address(address())
-
-
-def deployer_checksum_address() -> str:
-    return to_checksum_address(CREATE2_DEPLOYER)
-
-
 def execute_data(target: str, gas_each: int, calls: Sequence[bytes]) -> bytes:
-    return _EXECUTE + encode(["address", "uint256", "bytes[]"], [target, gas_each, calls])
+    return _EXECUTE + abi.account(target) + abi.word(gas_each) + abi.word(96) + _byte_strings(calls)
 
 
 def execute_on_data(block_number: int, block_hash: str, target: str, gas_each: int, calls: Sequence[bytes]) -> bytes:
     """As `execute_data`, for a chain that has this block only."""
-    return _EXECUTE_ON + encode(
-        ["uint256", "bytes32", "address", "uint256", "bytes[]"],
-        [block_number, bytes.fromhex(block_hash[2:]), target, gas_each, calls],
-    )
+    anchor = abi.word(block_number) + bytes.fromhex(block_hash[2:])
+    return _EXECUTE_ON + anchor + abi.account(target) + abi.word(gas_each) + abi.word(160) + _byte_strings(calls)
+
+
+def _byte_strings(calls: Sequence[bytes]) -> bytes:
+    return abi.sequence([abi.byte_string(call) for call in calls])
 
 
 def simulate_data(calls: Sequence[Call]) -> bytes:
-    return _SIMULATE + encode(["(address,uint256,bytes)[]"], [[(c.target, c.gas_limit, c.data) for c in calls]])
+    return _SIMULATE + abi.word(32) + abi.sequence([_call(call) for call in calls])
+
+
+def _call(call: Call) -> bytes:
+    return abi.account(call.target) + abi.word(call.gas_limit) + abi.word(96) + abi.byte_string(call.data)
 
 
 def simulated(returned: bytes) -> tuple[int, list[Result]]:
-    """The block that the simulation saw and one result for each call."""
-    number, results = decode(["uint256", "(bool,bool,uint256,bytes)[]"], returned)
-    return number, [Result(*result) for result in results]
+    """The block that the simulation saw and one result for each call. Raises ValueError for anything else."""
+    places = abi.read_sequence(returned, abi.read_word(returned, 32))
+    return abi.read_word(returned, 0), [_result(returned, place) for place in places]
+
+
+def _result(returned: bytes, place: int) -> Result:
+    tried, success, gas_used, offset = (abi.read_word(returned, place + 32 * i) for i in range(4))
+    return Result(bool(tried), bool(success), gas_used, abi.read_byte_string(returned, place + offset))
 
 
 def code_size_call(account: str) -> bytes:
-    return _CODE_SIZE + encode(["address"], [account])
+    return _CODE_SIZE + abi.account(account)
 
 
 def intrinsic_gas(data: bytes) -> int:

@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from coincurve import PrivateKey, PublicKey
-from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
+from x402_gig.chain import abi
 from x402_gig.payments.payment import Authorization
 
 TRANSFER_TOPIC = "0x" + keccak(text="Transfer(address,address,uint256)").hex()
@@ -33,7 +33,6 @@ _IS_VALID_SIGNATURE = keccak(text="isValidSignature(bytes32,bytes)")[:4]
 DOMAIN_SEPARATOR = "0x" + keccak(text="DOMAIN_SEPARATOR()")[:4].hex()
 _ERC1271_MAGIC = _IS_VALID_SIGNATURE.ljust(32, b"\0")
 
-_FIELDS = ["address", "address", "uint256", "uint256", "uint256", "bytes32"]
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 
@@ -49,15 +48,16 @@ class Token:
     @cached_property
     def domain_separator(self) -> bytes:
         return keccak(
-            encode(
-                ["bytes32", "bytes32", "bytes32", "uint256", "address"],
-                [_DOMAIN_TYPEHASH, keccak(text=self.name), keccak(text=self.version), self.chain_id, self.address],
-            )
+            _DOMAIN_TYPEHASH
+            + keccak(text=self.name)
+            + keccak(text=self.version)
+            + abi.word(self.chain_id)
+            + abi.account(self.address)
         )
 
     def digest(self, authorization: Authorization) -> bytes:
         """The EIP-712 hash that the payer signs."""
-        struct = keccak(encode(["bytes32", *_FIELDS], [_TRANSFER_TYPEHASH, *_values(authorization)]))
+        struct = keccak(_TRANSFER_TYPEHASH + _encoded(authorization))
         return keccak(b"\x19\x01" + self.domain_separator + struct)
 
     def sign(self, authorization: Authorization, key: PrivateKey) -> bytes:
@@ -86,44 +86,42 @@ def address_of(public: PublicKey) -> str:
     return "0x" + keccak(public.format(compressed=False)[1:])[12:].hex()
 
 
-def _values(authorization: Authorization) -> list[Any]:
-    return [
-        authorization.payer,
-        authorization.payee,
-        authorization.value,
-        authorization.valid_after,
-        authorization.valid_before,
-        bytes.fromhex(authorization.nonce[2:]),
-    ]
+def _encoded(authorization: Authorization) -> bytes:
+    numbers = (authorization.value, authorization.valid_after, authorization.valid_before)
+    return b"".join(
+        [
+            abi.account(authorization.payer),
+            abi.account(authorization.payee),
+            *(abi.word(number) for number in numbers),
+            bytes.fromhex(authorization.nonce[2:]),
+        ]
+    )
 
 
 def transfer_call(authorization: Authorization, signature: bytes, *, ecdsa: bool) -> bytes:
     """Calldata of `transferWithAuthorization`, in the (v, r, s) form or, for contract wallets, the bytes form."""
-    values = _values(authorization)
     if not ecdsa:
-        return _TRANSFER_BYTES + encode([*_FIELDS, "bytes"], [*values, signature])
+        return _TRANSFER_BYTES + _encoded(authorization) + abi.word(7 * 32) + abi.byte_string(signature)
     v = signature[64] if signature[64] >= 27 else signature[64] + 27
-    return _TRANSFER_VRS + encode(
-        [*_FIELDS, "uint8", "bytes32", "bytes32"], [*values, v, signature[:32], signature[32:64]]
-    )
+    return _TRANSFER_VRS + _encoded(authorization) + abi.word(v) + signature[:64]
 
 
 def authorization_state_call(payer: str, nonce: str) -> bytes:
-    return _AUTHORIZATION_STATE + encode(["address", "bytes32"], [payer, bytes.fromhex(nonce[2:])])
+    return _AUTHORIZATION_STATE + abi.account(payer) + bytes.fromhex(nonce[2:])
 
 
 def balance_of_call(account: str) -> bytes:
-    return _BALANCE_OF + encode(["address"], [account])
+    return _BALANCE_OF + abi.account(account)
 
 
 def is_blacklisted_call(account: str) -> bytes:
     """Circle's FiatToken. Another token has no such function, and its answer is empty: no."""
-    return _IS_BLACKLISTED + encode(["address"], [account])
+    return _IS_BLACKLISTED + abi.account(account)
 
 
 def is_valid_signature_call(digest: bytes, signature: bytes) -> bytes:
     """ERC-1271 `isValidSignature`."""
-    return _IS_VALID_SIGNATURE + encode(["bytes32", "bytes"], [digest, signature])
+    return _IS_VALID_SIGNATURE + digest + abi.word(64) + abi.byte_string(signature)
 
 
 def approves(success: bool, returned: bytes) -> bool:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eth_abi.abi import decode, encode
 from eth_utils.crypto import keccak
 
+from x402_gig.chain import abi
 from x402_gig.chain.batcher import Call, Result, code_size_call
 from x402_gig.chain.eip3009 import balance_of_call
 from x402_gig.gigs.records import TokenInfo
@@ -23,7 +23,7 @@ _TRANSFER = keccak(text="transfer(address,uint256)")[:4]
 
 def transfer_call(payee: str, value: int) -> bytes:
     """Calldata of `transfer`."""
-    return _TRANSFER + encode(["address", "uint256"], [payee, value])
+    return _TRANSFER + abi.account(payee) + abi.word(value)
 
 
 def info_calls(token: str, batcher: str) -> list[Call]:
@@ -56,9 +56,9 @@ def _text(result: Result) -> str:
     if not result.success:
         return ""
     try:
-        raw = result.data if len(result.data) == 32 else decode(["string"], result.data)[0].encode()
+        raw = result.data if is_word(result) else abi.read_byte_string(result.data, abi.read_word(result.data, 0))
         text = raw.rstrip(b"\0").decode().strip()
-    except Exception:  # noqa: BLE001 - eth_abi's decoding errors have no common base
+    except ValueError:
         return ""
     return text if text.isprintable() and len(text) <= MAX_SYMBOL_CHARS else ""
 

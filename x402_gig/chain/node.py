@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import rlp
 from coincurve import PrivateKey
-from eth_account import Account
-from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_utils.crypto import keccak
-from hexbytes import HexBytes
 
 from x402_gig.chain import batcher, eip3009, erc20
 from x402_gig.chain.batcher import Call, Result
@@ -34,6 +32,10 @@ READ_GAS = 50_000
 MAX_ANSWER = 256
 # In one question for logs.
 PAYERS_ASKED = 100
+# Of a transaction (EIP-1559), in the order in which they are encoded, and its type (EIP-2718).
+FIELDS = ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "data")
+TO, DATA = FIELDS.index("to"), FIELDS.index("data")
+DYNAMIC_FEE = b"\x02"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Node:
         returned = _bytes(await self.rpc.call("eth_call", transaction, _exactly(block)))
         try:
             return batcher.simulated(returned)
-        except Exception:  # noqa: BLE001 - eth_abi's decoding errors have no common base
+        except ValueError:
             raise ChainUnavailable("eth_call: the chain node's answer is not the batcher's") from None
 
     def recovers(self, authorization: Authorization, signature: bytes) -> bool:
@@ -308,17 +310,21 @@ def _topic(account: str) -> str:
 
 
 def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransaction:
-    """An EIP-1559 transaction: chainId, nonce, to, data, gas, maxFeePerGas, maxPriorityFeePerGas and perhaps value."""
-    signed = Account.sign_transaction({"type": 2, "value": 0, **fields}, key.secret)
-    raw = bytes(signed.raw_transaction)
+    """An EIP-1559 transaction of these `FIELDS`; without a value it sends none."""
+    values = [fields.get(name, 0) for name in FIELDS]
+    values[TO] = bytes.fromhex(fields["to"][2:])
+    unsigned = [*values, []]  # no access list
+    signature = key.sign_recoverable(keccak(DYNAMIC_FEE + rlp.encode(unsigned)), hasher=None)
+    r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])
+    raw = DYNAMIC_FEE + rlp.encode([*unsigned, signature[64], r, s])
     return SignedTransaction("0x" + keccak(raw).hex(), "0x" + raw.hex())
 
 
 def unsigned_fields(raw: str) -> dict[str, Any]:
     """What `sign_transaction` made `raw` of."""
-    fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
-    names = ("chainId", "nonce", "to", "value", "data", "gas", "maxFeePerGas", "maxPriorityFeePerGas")
-    return {name: fields[name] for name in names}
+    values = rlp.decode(bytes.fromhex(raw[4:]))[: len(FIELDS)]
+    fields = {name: int.from_bytes(value) for name, value in zip(FIELDS, values, strict=True)}
+    return {**fields, "to": "0x" + values[TO].hex(), "data": values[DATA]}
 
 
 def _int(value: Any) -> int:

@@ -1,39 +1,38 @@
-"""JSON-RPC over web3's HTTP provider, with two failures: the node said no, or nothing is known."""
+"""JSON-RPC over HTTP, with two failures: the node said no, or nothing is known."""
 
-import asyncio
-import sys
+import itertools
 from typing import Any
 
-from web3 import AsyncHTTPProvider
-from web3.types import RPCEndpoint
+import orjson
+from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
 from x402_gig.errors import ChainRefused, ChainUnavailable
 
-# Python's own, which web3's imports raise a hundredfold: an answer nested deeply enough would end the process.
-sys.setrecursionlimit(1000)
+MAX_CONNECTIONS = 100
+# Less than nodes, and the proxies in front of them, keep a connection that nobody uses.
+KEEPALIVE_S = 4
+HEADERS = {"Content-Type": "application/json"}
 
 
 class Rpc:
     """One node. Calls are counted in `calls`; the URL, which may hold a key, appears in no message."""
 
     def __init__(self, url: str, *, timeout_s: float = 15) -> None:
-        # No retry below us: whether a call may be repeated depends on what it does.
-        self._provider = AsyncHTTPProvider(url, exception_retry_configuration=None)
+        self._url = url
         self._timeout_s = timeout_s
+        self._session: ClientSession | None = None
+        self._ids = itertools.count(1)
         self.calls = 0
 
     async def call(self, method: str, *params: Any, timeout_s: float | None = None) -> Any:
-        """The result of one call.
+        """The result of one call. It is not repeated: whether it may be depends on what it does.
 
         Raises ChainRefused for a JSON-RPC error and ChainUnavailable when there is no proper answer: then a
         transaction may have arrived all the same.
         """
         self.calls += 1
         try:
-            async with asyncio.timeout(timeout_s or self._timeout_s):
-                response = await self._provider.make_request(RPCEndpoint(method), params)
-        except asyncio.CancelledError:
-            raise
+            response = orjson.loads(await self._post(method, params, timeout_s or self._timeout_s))
         except Exception as exc:  # noqa: BLE001 - whatever a transport throws, the answer is not known
             # `from None`: the text of a transport's error holds the RPC URL.
             raise ChainUnavailable(f"{method}: the chain node did not answer ({type(exc).__name__})") from None
@@ -45,8 +44,18 @@ class Rpc:
             raise ChainUnavailable(f"{method}: the chain node answered without a result")
         return response["result"]
 
+    async def _post(self, method: str, params: Any, timeout_s: float) -> bytes:
+        if self._session is None:  # made here, because it belongs to the running loop
+            connector = TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEEPALIVE_S)
+            self._session = ClientSession(connector=connector, raise_for_status=True, headers=HEADERS)
+        body = orjson.dumps({"jsonrpc": "2.0", "id": next(self._ids), "method": method, "params": params})
+        timeout = ClientTimeout(total=timeout_s)
+        async with self._session.post(self._url, data=body, timeout=timeout, allow_redirects=False) as answer:
+            return await answer.read()
+
     async def close(self) -> None:
-        await self._provider.disconnect()
+        if self._session is not None:
+            await self._session.close()
 
 
 def _refused(method: str, error: Any) -> ChainRefused:

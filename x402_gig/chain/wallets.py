@@ -4,16 +4,22 @@ import hmac
 from dataclasses import dataclass
 
 from coincurve import PrivateKey
-from eth_account.hdaccount import seed_from_mnemonic
-from eth_account.hdaccount.deterministic import Node, SoftNode, derive_child_key
 from eth_utils.crypto import keccak
+from mnemonic import Mnemonic
 
 from x402_gig.chain.eip3009 import address_of
 
 MAX_GIG_ID = 2**31 - 1
+HARDENED = 2**31
 
 
-Branch = tuple[bytes, bytes]  # private key and chain code
+@dataclass(frozen=True)
+class Branch:
+    """An extended private key (BIP-32), with its public key for the children."""
+
+    key: PrivateKey
+    public: bytes
+    chain_code: bytes
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Wallets:
     """
 
     def __init__(self, mnemonic: str, account: int = 0) -> None:
-        seed = _seed(mnemonic)
+        seed = seed_of(mnemonic)
         self.account = account
         # Only the branches are kept: a wallet is one derivation below.
         self._gigs = _branch(seed, f"44'/60'/0'/{account}")
@@ -76,22 +82,36 @@ class Wallets:
         return "0x" + keccak(purpose.encode() + b"".join(word.to_bytes(32) for word in words)).hex()
 
 
-def _seed(mnemonic: str) -> bytes:
+def seed_of(mnemonic: str) -> bytes:
+    """The seed of a BIP-39 phrase, in any of its languages. Raises ValueError, which does not repeat the phrase."""
     try:
-        return seed_from_mnemonic(mnemonic, "")
-    except Exception:  # noqa: BLE001 - the library's message repeats the phrase
-        raise ValueError("not a valid BIP-39 phrase") from None
+        words = Mnemonic(Mnemonic.detect_language(mnemonic))
+        phrase = words.expand(mnemonic)
+        if words.check(phrase):
+            return Mnemonic.to_seed(phrase)
+    except Exception:  # noqa: BLE001, S110 - the library's message repeats the phrase
+        pass
+    raise ValueError("not a valid BIP-39 phrase")
 
 
 def _branch(seed: bytes, path: str) -> Branch:
     """The extended private key at `m/path` (BIP-32)."""
-    master = hmac.digest(b"Bitcoin seed", seed, "sha512")
-    branch = master[:32], master[32:]
-    for node in path.split("/"):
-        branch = derive_child_key(*branch, Node.decode(node))
+    branch = _extended(hmac.digest(b"Bitcoin seed", seed, "sha512"))
+    for step in path.split("/"):
+        branch = _derive(branch, int(step.removesuffix("'")) + HARDENED * step.endswith("'"))
     return branch
 
 
+def _extended(digest: bytes, parent: PrivateKey | None = None) -> Branch:
+    key = PrivateKey(digest[:32]) if parent is None else parent.add(digest[:32])
+    return Branch(key, key.public_key.format(), digest[32:])
+
+
+def _derive(branch: Branch, index: int) -> Branch:
+    data = b"\0" + branch.key.secret if index >= HARDENED else branch.public
+    return _extended(hmac.digest(branch.chain_code, data + index.to_bytes(4), "sha512"), branch.key)
+
+
 def _child(branch: Branch, index: int) -> Wallet:
-    key = PrivateKey(derive_child_key(*branch, SoftNode(index))[0])
+    key = _derive(branch, index).key
     return Wallet(address_of(key.public_key), key)

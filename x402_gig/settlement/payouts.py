@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from eth_utils.address import to_checksum_address
-
 from x402_gig.chain import erc20
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Node
@@ -89,7 +87,7 @@ class Payouts:
                 top_up.done.set_result(None)
 
     async def _send_gas(self, relayer: Relayer, top_up: TopUp, wei: int) -> None:
-        to = to_checksum_address(top_up.wallet.address)
+        to = top_up.wallet.address
         gift = Batch(b"", EMPTY_GAS, movements=[top_up.move], value=wei, to=to)
         slot = await relayer.write_down(slots.GAS, lambda c: gift if funding.is_due(c, top_up.move) else None)
         if slot is not None:
@@ -145,7 +143,7 @@ class Payouts:
         data = erc20.transfer_call(move.payee, move.value)
         gas = await self._gas(move, wallet, data)
         await self._wait_for_gas(move, wallet, gas * (await agent.market()).max_fee * FEE_MARGIN + PUBLISHING_FEE)
-        batch = Batch(data, gas, movements=[move], to=to_checksum_address(move.asset or ""))
+        batch = Batch(data, gas, movements=[move], to=move.asset or "")
         # Asked again where it is written down: another process may have sent it meanwhile.
         slot = await agent.write_down(slots.PAYOUT, lambda c: batch if funding.is_due(c, move) else None)
         receipt = await agent.finish(slot) if slot is not None else None

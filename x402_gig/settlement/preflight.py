@@ -16,7 +16,9 @@ from x402_gig.store.engine import Connection, Ledger
 
 log = logging.getLogger(__name__)
 
-WALLETS_CHECKED = 1000
+# Nonces cost a hash each and wallets a derivation.
+REWARDS_CHECKED = 1000
+WALLETS_CHECKED = 100
 CHUNK = 250
 # Each takes a call of its own.
 SENDERS_CHECKED = 20
@@ -72,7 +74,7 @@ async def _deploy(node: Node, relayer: Relayer) -> bytes:
     log.info("deploying the batcher at %s", batcher.address())
     data = batcher.SALT + batcher.creation_code()
     # In a slot like any other transaction: a reorganisation may drop this one too.
-    deployment = Batch(data, DEPLOY_GAS, to=batcher.deployer_checksum_address())
+    deployment = Batch(data, DEPLOY_GAS, to=batcher.CREATE2_DEPLOYER)
     try:
         async with asyncio.timeout(DEPLOY_TIMEOUT_S):
             slot = await relayer.write_down(slots.DEPLOY, lambda _: deployment)
@@ -155,9 +157,9 @@ async def check_not_halted(ledger: Ledger) -> None:
 
 async def _are_unused(node: Node, wallets: Wallets) -> bool:
     """A gig wallet belongs to one gig for ever: with a fresh ledger, none may have been funded or have paid."""
-    intake, gig_ids = wallets.intake.address, range(1, WALLETS_CHECKED + 1)
-    ours = [(intake, wallets.reward_nonce(gig_id)) for gig_id in gig_ids]
-    ours += [(wallets.gig_address(gig_id), wallets.fee_nonce(gig_id)) for gig_id in gig_ids]
+    addresses = [wallets.gig_address(gig_id) for gig_id in range(1, WALLETS_CHECKED + 1)]
+    ours = [(wallets.intake.address, wallets.reward_nonce(gig_id)) for gig_id in range(1, REWARDS_CHECKED + 1)]
+    ours += [(address, wallets.fee_nonce(gig_id)) for gig_id, address in enumerate(addresses, 1)]
     for start in range(0, len(ours), CHUNK):
         calls = [
             Call(node.token.address, READ_GAS, eip3009.authorization_state_call(payer, nonce))
@@ -167,5 +169,4 @@ async def _are_unused(node: Node, wallets: Wallets) -> bool:
         if any(not result.success or result.number for result in results):
             return False
     # Other tokens leave a gig's wallet by transactions.
-    senders = [wallets.gig_address(gig_id) for gig_id in gig_ids[:SENDERS_CHECKED]]
-    return not any([await node.nonce(sender) for sender in senders])
+    return not any(await asyncio.gather(*map(node.nonce, addresses[:SENDERS_CHECKED])))

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from eth_utils.address import to_checksum_address
-
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Block, Node, Receipt, sign_transaction, unsigned_fields
 from x402_gig.chain.wallets import Wallet
@@ -52,7 +50,7 @@ class Batch:
     movements: Sequence[Movement] = ()
     valid_before: int = 0
     value: int = 0
-    to: str = field(default_factory=batcher.checksum_address)
+    to: str = field(default_factory=batcher.address)
 
 
 Plan = Callable[[Connection], Batch | None]
@@ -289,4 +287,4 @@ class Sending:
         return await self.relayer.ledger.read(lambda c: slots.is_wanted(c, self.slot))
 
     def _empty_call(self) -> dict[str, Any]:
-        return {"to": to_checksum_address(self.slot.relayer), "value": 0, "data": b"", "gas": EMPTY_GAS}
+        return {"to": self.slot.relayer, "value": 0, "data": b"", "gas": EMPTY_GAS}

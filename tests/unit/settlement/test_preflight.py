@@ -19,7 +19,7 @@ TOKEN = "0x833589fcd6edb6e08f4c7c32d4f71b54bda02913"
         (RELAYERS[0].address, "a relayer"),
         (RELAYERS[1].address, "a relayer"),
         (WALLETS.gig_address(1), "a gig's wallet"),
-        (WALLETS.gig_address(1000), "a gig's wallet"),
+        (WALLETS.gig_address(100), "a gig's wallet"),
     ],
     ids=["token", "intake", "first relayer", "second relayer", "first gig", "thousandth gig"],
 )
