@@ -7,27 +7,21 @@ PostgreSQL whoever writes takes a lock first, whichever process or machine he is
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError, SQLAlchemyError
 
 from x402_gig.errors import CannotStart, Unavailable
+from x402_gig.store.schema import check_schema, migrate
 
 # Connection too: its users outside this room only hand it on, and need not import SQLAlchemy for that.
-__all__ = ["Connection", "Ledger", "insert_ignore", "insert_or_replace", "migrate"]
+__all__ = ["Connection", "Ledger", "insert_ignore", "insert_or_replace"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -58,7 +52,7 @@ class Ledger:
             self._engine = _engine(url)
             self._reading = _reading(_engine(_read_only(url)) if is_guest else self._engine)
             check_schema(self._reading) if is_guest else migrate(self._engine)
-        except (SQLAlchemyError, CommandError, ImportError) as exc:  # CommandError: a revision of a newer version
+        except (SQLAlchemyError, ImportError) as exc:
             # `from None`: a driver's message may repeat the URL, and with it the password.
             raise CannotStart([f"X402_GIG_DATABASE_URL: {_why(url, exc, is_guest)}"]) from None
         self._writer = ThreadPoolExecutor(1, "ledger-write")
@@ -139,47 +133,6 @@ def insert_or_replace(
 
 def _dialect(connection: Connection) -> Any:
     return sqlite if connection.dialect.name == "sqlite" else postgresql
-
-
-def migrate(engine: Engine) -> None:
-    """Bring the schema to the newest revision; wait for whoever is doing that already."""
-    config = _migrations()
-    patient = engine.execution_options(is_patient=True)
-    with patient.connect() as connection, _without_foreign_keys(connection), connection.begin():
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-
-def check_schema(engine: Engine) -> None:
-    """The schema is this version's. Raises CannotStart."""
-    with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    if found is None:
-        raise CannotStart(["X402_GIG_DATABASE_URL: there is no ledger in the database yet: `x402-gig serve` makes it"])
-    if found != ScriptDirectory.from_config(_migrations()).get_current_head():
-        said = f"another version of x402-gig made the ledger (revision {found}): use the server's own"
-        raise CannotStart([f"X402_GIG_DATABASE_URL: {said}"])
-
-
-def _migrations() -> Config:
-    config = Config()
-    # The parser of the option takes a single % for an interpolation.
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    return config
-
-
-@contextmanager
-def _without_foreign_keys(connection: Connection) -> Iterator[None]:
-    """SQLite changes a table by making it anew, and rows that refer to it are in the way of that."""
-    driver: Any = connection.connection.driver_connection
-    if connection.dialect.name != "sqlite":
-        yield
-        return
-    driver.execute("PRAGMA foreign_keys=OFF")
-    try:
-        yield
-    finally:
-        driver.execute("PRAGMA foreign_keys=ON")
 
 
 def _read_only(url: str) -> URL:

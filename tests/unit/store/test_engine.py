@@ -1,7 +1,9 @@
 import asyncio
 import sqlite3
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,15 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import CheckConstraint, Connection, Table, func, insert, select, text, update
+from alembic.script import ScriptDirectory
+from sqlalchemy import CheckConstraint, Connection, Table, create_engine, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from tests.servers import Postgres
-from tests.unit.store.conftest import on_postgresql, on_sqlite
+from tests.unit.store.conftest import DATABASES, on_postgresql, on_sqlite
 from tests.unit.store.examples import address, reserved
 from x402_gig.errors import CannotStart, Unavailable
-from x402_gig.store import engine, tables
+from x402_gig.store import engine, schema, tables
 from x402_gig.store.engine import Ledger, insert_ignore, insert_or_replace
 from x402_gig.store.tables import journal, payments, slots
 
@@ -33,16 +36,35 @@ def count(db: Connection) -> int:
 # Schema
 
 
-def test_migrations_make_the_tables_that_the_queries_use(db: Connection) -> None:
-    context = MigrationContext.configure(db, opts={"compare_type": True, "compare_server_default": True})
-    assert compare_metadata(context, tables.metadata) == []
+@pytest.fixture(scope="module")
+def migrated(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Connection]]:
+    """Databases that all migrations made, one after the other."""
+    databases = {
+        "sqlite": f"sqlite:///{tmp_path_factory.mktemp('migrated')}/ledger.db",
+        "postgresql": postgres.database().replace("postgresql:", "postgresql+psycopg:"),
+    }
+    with ExitStack() as stack:
+        connections = {}
+        for name, url in databases.items():
+            connections[name] = stack.enter_context(create_engine(url).connect())
+            schema.upgrade(connections[name], "")
+        yield connections
 
 
-@on_sqlite
+def test_the_newest_migration_is_the_revision_of_the_tables() -> None:
+    assert ScriptDirectory.from_config(schema.migrations()).get_current_head() == schema.REVISION
+
+
+@pytest.mark.parametrize("name", DATABASES)
+def test_migrations_make_the_tables_that_the_queries_use(migrated: dict[str, Connection], name: str) -> None:
+    options = {"compare_type": True, "compare_server_default": True}
+    assert compare_metadata(MigrationContext.configure(migrated[name], opts=options), tables.metadata) == []
+
+
 @pytest.mark.parametrize("table", tables.metadata.sorted_tables, ids=str)
-def test_migrations_make_what_alembic_does_not_compare(db: Connection, table: Table) -> None:
+def test_migrations_make_what_alembic_does_not_compare(migrated: dict[str, Connection], table: Table) -> None:
     query = text("select sql from sqlite_master where type = 'table' and name = :name")
-    made = db.execute(query, {"name": table.name}).scalar_one()
+    made = migrated["sqlite"].execute(query, {"name": table.name}).scalar_one()
     for check in (c for c in table.constraints if isinstance(c, CheckConstraint)):
         assert f"CONSTRAINT {check.name} CHECK ({check.sqltext})" in made
     assert ("AUTOINCREMENT" in made) == bool(table.kwargs.get("sqlite_autoincrement", False))
@@ -58,14 +80,11 @@ CATALOGUE = """
 """
 
 
-def test_migrations_make_the_same_database_on_postgresql_as_the_tables(postgres: Postgres) -> None:
-    migrated, made = Ledger(postgres.database()), Ledger(postgres.database())
-    with migrated.engine.begin() as one, made.engine.begin() as other:
-        tables.metadata.drop_all(other)
-        tables.metadata.create_all(other)
-        found, expected = ({tuple(row) for row in db.execute(text(CATALOGUE))} for db in (one, other))
-    migrated.close()
-    made.close()
+@on_postgresql
+def test_migrations_make_the_same_database_on_postgresql_as_the_tables(
+    migrated: dict[str, Connection], db: Connection
+) -> None:
+    found, expected = ({tuple(row) for row in each.execute(text(CATALOGUE))} for each in (migrated["postgresql"], db))
     assert len(expected) > 100
     assert found ^ expected == set()
 
