@@ -39,8 +39,11 @@ class Book(Protocol):
         """Is there a deposit by this authorization, though no payment is known?"""
         ...
 
-    async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
-        """An abandoned payment of this payer for these terms whose mark can still be taken."""
+    async def look_up(self, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
+        """The payment, and an abandoned one of this payer for these terms whose mark can still be taken.
+
+        A mark that is about to be set may be missed: whoever writes the payment down sees it there.
+        """
         ...
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
@@ -148,7 +151,7 @@ class Checkout:
             _refuse_broken_terms(order)
             return refusal
         key = payment_key(payment, self.seller)
-        known = await self._book.find_payment(key)
+        known, abandoned = await self._book.look_up(key, order.fingerprint, int(self._clock()))
         if known is not None:
             return await self._again(known, key, payment, order)
         _refuse_broken_terms(order)
@@ -157,7 +160,7 @@ class Checkout:
         # Whoever has paid already (somebody else executed it) may come later.
         if (refusal := check_times(payment, int(self._clock()))) and not await self._book.is_paid(key):
             return refusal
-        outcome = await self._inherit(key, payment, order) or await self._settle(key, payment, order)
+        outcome = await self._inherit(key, payment, abandoned) or await self._settle(key, payment, order)
         if isinstance(outcome, Rejected) and (known := await self._book.find_payment(key)):
             # Refused because another request with it came first: that one's outcome counts.
             return await self._again(known, key, payment, order)
@@ -184,8 +187,7 @@ class Checkout:
             await self._book.forget_abandoned(known.payment_id)
         return outcome
 
-    async def _inherit(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome | None:
-        abandoned = await self._book.find_abandoned(key, order.fingerprint, int(self._clock()))
+    async def _inherit(self, key: PaymentKey, payment: Payment, abandoned: int | None) -> Outcome | None:
         if abandoned is None or not await self._proven(payment):
             return None
         # Executed by somebody else already: it is paid itself, and the abandoned one need not be.

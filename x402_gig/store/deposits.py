@@ -15,8 +15,10 @@ from sqlalchemy import (
     RowMapping,
     ScalarSelect,
     and_,
+    bindparam,
     cast,
     func,
+    literal,
     select,
     union,
     update,
@@ -26,7 +28,8 @@ from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.payments.order import Product, Purchase
 from x402_gig.payments.outcome import Settled
 from x402_gig.store import payments
-from x402_gig.store.engine import insert_or_replace
+from x402_gig.store.engine import InsertOrReplace
+from x402_gig.store.payments import Delivery
 from x402_gig.store.tables import deposits, gig_deposits, ledger, movements, slots
 from x402_gig.store.tables import payments as payment_rows
 
@@ -42,6 +45,11 @@ class Shop:
     open_book: Callable[[Connection], Any]
 
 
+_PLACE = ["value", "transaction", "log_index", "block_number", "block_hash", "on_chain"]
+_PUT_AUTHORIZED = InsertOrReplace(deposits, ["asset", "payer", "nonce"], _PLACE)
+_PUT_PLAIN = InsertOrReplace(deposits, ["transaction", "log_index"], ["payer", *_PLACE], deposits.c.nonce.is_(None))
+
+
 def record(connection: Connection, asset: str, transfers: Iterable[TokenTransfer], now: int) -> None:
     """Write deposits down. One that a reorganisation moved to another block takes its new place."""
     rows = [{**asdict(t), "asset": asset, "on_chain": 1, "created_at": now} for t in transfers]
@@ -49,23 +57,25 @@ def record(connection: Connection, asset: str, transfers: Iterable[TokenTransfer
         del row["payee"]
     authorized = [row for row in rows if row["nonce"] is not None]
     plain = [row for row in rows if row["nonce"] is None]
-    place = ["value", "transaction", "log_index", "block_number", "block_hash", "on_chain"]
     if authorized:
         _release_changed(connection, authorized)
-        connection.execute(insert_or_replace(connection, deposits, authorized, ["asset", "payer", "nonce"], place))
+        _PUT_AUTHORIZED(connection, authorized)
     if plain:
-        key, is_plain = ["transaction", "log_index"], deposits.c.nonce.is_(None)
-        connection.execute(insert_or_replace(connection, deposits, plain, key, ["payer", *place], is_plain))
+        _PUT_PLAIN(connection, plain)
+
+
+_WITH_NONCES = select(deposits.c.id, deposits.c.payer, deposits.c.nonce, deposits.c.value).where(
+    deposits.c.nonce.in_(bindparam("nonces", expanding=True)), deposits.c.on_chain == 1
+)
 
 
 def _release_changed(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """A payer may sign two authorizations with one nonce, and a reorganisation execute the other one."""
-    query = select(deposits.c.id, deposits.c.payer, deposits.c.nonce, deposits.c.value).where(
-        deposits.c.nonce.in_([row["nonce"] for row in rows]), deposits.c.on_chain == 1
-    )
     values = {(row["payer"], row["nonce"]): row["value"] for row in rows}
-    changed = [i for i, payer, nonce, value in connection.execute(query) if values.get((payer, nonce), value) != value]
-    _take_off(connection, changed)
+    known = connection.execute(_WITH_NONCES, {"nonces": [row["nonce"] for row in rows]})
+    changed = [i for i, payer, nonce, value in known if values.get((payer, nonce), value) != value]
+    if changed:
+        _take_off(connection, changed)
 
 
 def forget_block(connection: Connection, number: int, block_hash: str) -> list[int]:
@@ -81,12 +91,15 @@ def _take_off(connection: Connection, ids: Sequence[int]) -> list[int]:
     return payments.reopen(connection, [i for i in owners if i is not None], "the block of its deposit was replaced")
 
 
+_REPLACED = [
+    select(literal(1)).where(table.c.block_number == bindparam("number"), table.c.block_hash != bindparam("hash"))
+    for table in SEEN_IN_BLOCKS
+]
+
+
 def is_replaced(connection: Connection, number: int, block_hash: str) -> bool:
     """Does the ledger know something of another block at this height?"""
-    return any(
-        connection.execute(select(1).where(table.c.block_number == number, table.c.block_hash != block_hash)).first()
-        for table in SEEN_IN_BLOCKS
-    )
+    return any(connection.execute(query, {"number": number, "hash": block_hash}).first() for query in _REPLACED)
 
 
 def known_blocks(connection: Connection, first: int, last: int) -> set[int]:
@@ -95,53 +108,55 @@ def known_blocks(connection: Connection, first: int, last: int) -> set[int]:
     return set(connection.execute(union(*queries)).scalars())
 
 
+def is_free() -> tuple[ColumnElement[bool], ...]:
+    """On chain, and neither an order nor a refund owns it."""
+    return deposits.c.on_chain == 1, deposits.c.payment_id.is_(None), deposits.c.refund_id.is_(None)
+
+
+_SAME_AUTHORIZATION = [deposits.c[name] == payment_rows.c[name] for name in ("asset", "payer", "nonce", "value")]
+_TO_SETTLE = (
+    select(payment_rows, deposits.c.transaction.label("deposit_transaction"), deposits.c.id.label("deposit_id"))
+    .join(deposits, and_(*_SAME_AUTHORIZATION))
+    .where(
+        deposits.c.nonce.in_(bindparam("nonces", expanding=True)),
+        *is_free(),
+        payment_rows.c.state == "open",
+        # One whose product is not on sale here stays open: nothing else can deliver it.
+        payment_rows.c.product.in_(bindparam("products", expanding=True)),
+    )
+    .order_by(payment_rows.c.id)
+)
+_OWN = update(deposits).where(deposits.c.id == bindparam("deposit_id"), *is_free())
+_OWN = _OWN.values(payment_id=bindparam("owner"))
+
+
 def settle(connection: Connection, shop: Shop, nonces: Iterable[str]) -> dict[int, Settled]:
     """Give each unowned deposit with one of these nonces to its open payment, and deliver the order.
 
     A deposit of another value than the payment's is not its deposit: the payer signed two authorizations.
     """
-    query = (
-        select(payment_rows, deposits.c.transaction.label("deposit_transaction"), deposits.c.id.label("deposit_id"))
-        .join(
-            deposits,
-            and_(
-                deposits.c.asset == payment_rows.c.asset,
-                deposits.c.payer == payment_rows.c.payer,
-                deposits.c.nonce == payment_rows.c.nonce,
-                deposits.c.value == payment_rows.c.value,
-            ),
-        )
-        .where(
-            deposits.c.nonce.in_(list(nonces)),
-            *is_free(),
-            payment_rows.c.state == "open",
-            # One whose product is not on sale here stays open: nothing else can deliver it.
-            payment_rows.c.product.in_(list(shop.products)),
-        )
-        .order_by(payment_rows.c.id)
-    )
-    rows = connection.execute(query).mappings().all()
-    return {row["id"]: _deliver(connection, shop, row) for row in rows}
+    wanted = {"nonces": list(nonces), "products": list(shop.products)}
+    rows = connection.execute(_TO_SETTLE, wanted).mappings().all()
+    if not rows:
+        return {}
+    owners = [{"deposit_id": row["deposit_id"], "owner": row["id"]} for row in rows]
+    if connection.execute(_OWN, owners).rowcount != len(rows):
+        raise AssertionError("a deposit has two owners")
+    deliveries = [_deliver(connection, shop, row) for row in rows]
+    payments.settle(connection, deliveries)
+    return {
+        row["id"]: Settled(row["id"], row["payer"], done.transaction, json.loads(done.answer or row["answer"]))
+        for row, done in zip(rows, deliveries, strict=True)
+    }
 
 
-def _deliver(connection: Connection, shop: Shop, row: RowMapping) -> Settled:
+def _deliver(connection: Connection, shop: Shop, row: RowMapping) -> Delivery:
     transaction = row["deposit_transaction"]
-    owned = update(deposits).where(deposits.c.id == row["deposit_id"], *is_free())
-    if connection.execute(owned.values(payment_id=row["id"])).rowcount != 1:
-        raise AssertionError(f"deposit {row['deposit_id']} has two owners")
     if row["answer"] is not None:  # delivered before a reorganisation
-        payments.settle(connection, row["id"], transaction)
-        return Settled(row["id"], row["payer"], transaction, json.loads(row["answer"]))
+        return Delivery(row["id"], transaction)
     purchase = Purchase(row["id"], row["payer"], row["value"], transaction, row["network"], json.loads(row["terms"]))
     done = shop.products[row["product"]].fulfil(shop.open_book(connection), purchase)
-    answer = json.dumps(done.answer)
-    payments.settle(connection, row["id"], transaction, answer=answer, commission=done.commission_units)
-    return Settled(row["id"], row["payer"], transaction, done.answer)
-
-
-def is_free() -> tuple[ColumnElement[bool], ...]:
-    """On chain, and neither an order nor a refund owns it."""
-    return deposits.c.on_chain == 1, deposits.c.payment_id.is_(None), deposits.c.refund_id.is_(None)
+    return Delivery(row["id"], transaction, json.dumps(done.answer), done.commission_units)
 
 
 def find(connection: Connection, asset: str, payer: str, nonce: str) -> RowMapping | None:

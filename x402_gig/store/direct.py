@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select, update
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.gigs.records import GigRecord, TokenInfo
 from x402_gig.store import funding
-from x402_gig.store.engine import insert_or_replace
+from x402_gig.store.engine import InsertOrReplace
 from x402_gig.store.gigs import WalletOf, gig_rows, insert_gig, record
 from x402_gig.store.tables import api_keys, gig_deposits, gigs, movements
 
@@ -121,6 +121,9 @@ def go_live(connection: Connection, gig: GigRecord, fence: int, started: Started
     return True
 
 
+_PUT = InsertOrReplace(gig_deposits, ["gig_id", "transaction", "log_index"], ["block_number", "block_hash", "on_chain"])
+
+
 def record_deposits(connection: Connection, gig_id: int, transfers: Iterable[TokenTransfer]) -> None:
     rows = [
         {
@@ -137,9 +140,7 @@ def record_deposits(connection: Connection, gig_id: int, transfers: Iterable[Tok
         for t in transfers
     ]
     if rows:
-        place = ["block_number", "block_hash", "on_chain"]
-        key = ["gig_id", "transaction", "log_index"]
-        connection.execute(insert_or_replace(connection, gig_deposits, rows, key, place))
+        _PUT(connection, rows)
 
 
 def forget_block(connection: Connection, number: int, block_hash: str) -> None:

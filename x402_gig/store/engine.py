@@ -1,6 +1,7 @@
 """The ledger: one function, one transaction, on a thread of its own.
 
-Queries are plain functions of a connection, so nothing can wait in the middle of a transaction. The database has one
+Queries are plain functions of a connection, so nothing can wait in the middle of a transaction. The statements of what
+every purchase needs are made once, at import: building one takes six times as long as running it. The database has one
 writer at a time, so there is one writing thread; readers see the last commit. SQLite is like that by itself (WAL); on
 PostgreSQL whoever writes takes a lock first, whichever process or machine he is on.
 """
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, create_engine, event
+from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError, SQLAlchemyError
@@ -21,11 +22,12 @@ from x402_gig.errors import CannotStart, Unavailable
 from x402_gig.store.schema import check_schema, migrate
 
 # Connection too: its users outside this room only hand it on, and need not import SQLAlchemy for that.
-__all__ = ["Connection", "Ledger", "insert_ignore", "insert_or_replace"]
+__all__ = ["Connection", "InsertIgnore", "InsertOrReplace", "Ledger"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+DIALECTS: Mapping[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
 LOCK_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
 # The lock that writers take on PostgreSQL: any number, the same in every version.
@@ -107,32 +109,40 @@ def _why(url: str, exc: Exception, is_guest: bool) -> str:
     return "the file cannot be opened: is there such a folder, and may it be written to?"
 
 
-def insert_ignore(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """INSERT … ON CONFLICT DO NOTHING, in the dialect of `connection`; add `.returning(…)` to learn which are new."""
-    return _dialect(connection).insert(table).values(list(rows)).on_conflict_do_nothing()
+class InsertIgnore:
+    """INSERT … ON CONFLICT DO NOTHING of any number of rows, on either database."""
+
+    def __init__(self, table: Table, *returning: Column[Any]) -> None:
+        self._statements = {
+            name: dialect.insert(table).on_conflict_do_nothing().returning(*returning)
+            for name, dialect in DIALECTS.items()
+        }
+
+    def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
+        """Those that are new."""
+        return connection.execute(self._statements[connection.dialect.name], list(rows))
 
 
-def insert_or_replace(
-    connection: Connection,
-    table: Table,
-    rows: Sequence[Mapping[str, Any]],
-    key: Sequence[str],
-    columns: Sequence[str],
-    where: ColumnElement[bool] | None = None,
-) -> Any:
-    """INSERT … ON CONFLICT (key) DO UPDATE of `columns`; `where` is the condition of a partial unique index.
+class InsertOrReplace:
+    """INSERT … ON CONFLICT (key) DO UPDATE of `columns`; `where` is the condition of a partial unique index."""
 
-    Of rows with the same key the last one counts: PostgreSQL takes no two in one statement.
-    """
-    different = {tuple(row[name] for name in key): row for row in rows}
-    statement = _dialect(connection).insert(table).values(list(different.values()))
-    return statement.on_conflict_do_update(
-        index_elements=key, index_where=where, set_={name: statement.excluded[name] for name in columns}
-    )
+    def __init__(
+        self, table: Table, key: Sequence[str], columns: Sequence[str], where: ColumnElement[bool] | None = None
+    ) -> None:
+        self._key = key
+        self._statements = {
+            name: _replacing(dialect.insert(table), key, columns, where) for name, dialect in DIALECTS.items()
+        }
+
+    def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Of rows with the same key the last one counts: PostgreSQL takes no two in one statement."""
+        different = {tuple(row[name] for name in self._key): row for row in rows}
+        connection.execute(self._statements[connection.dialect.name], list(different.values()))
 
 
-def _dialect(connection: Connection) -> Any:
-    return sqlite if connection.dialect.name == "sqlite" else postgresql
+def _replacing(statement: Any, key: Sequence[str], columns: Sequence[str], where: ColumnElement[bool] | None) -> Any:
+    new = {name: statement.excluded[name] for name in columns}
+    return statement.on_conflict_do_update(index_elements=key, index_where=where, set_=new)
 
 
 def _read_only(url: str) -> URL:

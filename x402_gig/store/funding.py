@@ -8,7 +8,20 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, exists, func, insert, select, union_all, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    union_all,
+    update,
+)
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.store import states
@@ -61,35 +74,47 @@ def due(connection: Connection, kind: str, limit: int, held: Collection[int] = (
 
     Oldest first.
     """
-    return _due(connection, limit, movements.c.kind == kind, movements.c.asset.is_(None), movements.c.id.not_in(held))
+    values = {"kind": kind, "held": list(held), "limit": limit}
+    return [Movement(*row) for row in connection.execute(_DUE, values)]
 
 
 def due_in_tokens(connection: Connection, limit: int, held: Collection[int] = ()) -> list[Movement]:
     """The same for other tokens, which a gig's wallet sends by itself."""
-    return _due(connection, limit, movements.c.asset.is_not(None), movements.c.id.not_in(held))
-
-
-def _due(connection: Connection, limit: int, *conditions: ColumnElement[bool]) -> list[Movement]:
-    wanted = (movements.c.state == "due", *conditions)
-    query = (
-        select(*_movement_columns())
-        .where(*wanted, _not_in_flight(), _is_backed())
-        .order_by(movements.c.id)
-        .limit(limit)
-    )
-    return [Movement(*row) for row in connection.execute(query)]
+    values = {"held": list(held), "limit": limit}
+    return [Movement(*row) for row in connection.execute(_DUE_IN_TOKENS, values)]
 
 
 def is_due(connection: Connection, move: Movement) -> bool:
     """Can this one be sent now?"""
-    return bool(_due(connection, 1, movements.c.id == move.movement_id))
+    values = {"movement_id": move.movement_id, "limit": 1}
+    return connection.execute(_IS_DUE, values).first() is not None
+
+
+_COLUMNS = ("id", "kind", "subject", "payee", "value", "nonce", "source_gig", "asset")
+
+
+def _movement_columns() -> list[Column[Any]]:
+    return [movements.c[name] for name in _COLUMNS]
+
+
+def _due(*conditions: ColumnElement[bool]) -> Select[Any]:
+    wanted = (movements.c.state == "due", *conditions, _not_in_flight(), _is_backed())
+    return select(*_movement_columns()).where(*wanted).order_by(movements.c.id).limit(bindparam("limit"))
+
+
+_NOT_HELD = movements.c.id.not_in(bindparam("held", expanding=True))
+_DUE = _due(movements.c.kind == bindparam("kind"), movements.c.asset.is_(None), _NOT_HELD)
+_DUE_IN_TOKENS = _due(movements.c.asset.is_not(None), _NOT_HELD)
+_IS_DUE = _due(movements.c.id == bindparam("movement_id"))
+_STILL_DUE = select(movements.c.id).where(
+    movements.c.id.in_(bindparam("ids", expanding=True)), movements.c.state == "due"
+)
 
 
 def still_due(connection: Connection, moves: Sequence[Movement]) -> list[Movement]:
     """Those of these that are not on chain."""
     ids = [move.movement_id for move in moves]
-    query = select(movements.c.id).where(movements.c.id.in_(ids), movements.c.state == "due")
-    left = set(connection.execute(query).scalars())
+    left = set(connection.execute(_STILL_DUE, {"ids": ids}).scalars())
     return [move for move in moves if move.movement_id in left]
 
 
@@ -98,18 +123,26 @@ def _uncollected() -> ColumnElement[bool]:
     return (payments.c.state == "settled") & (payments.c.commission > 0) & payments.c.id.not_in(collected)
 
 
+_PENDING = select(movements.c.id).where(movements.c.kind == COMMISSION, movements.c.state == "due").limit(1)
+_UNCOLLECTED = (
+    select(payments.c.id, payments.c.commission).where(_uncollected()).order_by(payments.c.id).limit(bindparam("limit"))
+)
+_INSERT_COMMISSIONS = insert(commissions)
+_INSERT = insert(movements).returning(movements.c.id)
+_ENTER_SLOT = insert(slot_movements)
+_NEXT_SUBJECT = select(func.coalesce(func.max(movements.c.subject), 0) + 1).where(movements.c.kind == bindparam("kind"))
+
+
 def write_commission(connection: Connection, payee: str, nonce_of: Callable[[int], str], limit: int = 1000) -> None:
     """Write the next commission row down, unless one is still on its way: k+1 never before k is on chain."""
-    pending = select(movements.c.id).where(movements.c.kind == COMMISSION, movements.c.state == "due")
-    if connection.execute(pending.limit(1)).first() is not None:
+    if connection.execute(_PENDING).first() is not None:
         return
-    query = select(payments.c.id, payments.c.commission).where(_uncollected()).order_by(payments.c.id).limit(limit)
-    rows = connection.execute(query).all()
+    rows = connection.execute(_UNCOLLECTED, {"limit": limit}).all()
     if not rows:
         return
     number = next_subject(connection, COMMISSION)
     movement_id = add(connection, COMMISSION, number, payee, sum(row.commission for row in rows), nonce_of(number))
-    connection.execute(insert(commissions), [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
+    connection.execute(_INSERT_COMMISSIONS, [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
 
 
 def add(
@@ -135,22 +168,47 @@ def add(
         "state": "due",
         "created_at": int(time.time()),
     }
-    return int(connection.execute(insert(movements).values(values).returning(movements.c.id)).scalar_one())
+    return int(connection.execute(_INSERT, values).scalar_one())
 
 
 def enter_slot(connection: Connection, slot_id: int, moves: Sequence[Movement], valid_before: int) -> None:
     rows = [{"slot_id": slot_id, "movement_id": m.movement_id, "valid_before": valid_before} for m in moves]
-    connection.execute(insert(slot_movements), rows)
+    connection.execute(_ENTER_SLOT, rows)
+
+
+def _awaited() -> Any:
+    wanted = (movements.c.nonce.in_(bindparam("nonces", expanding=True)), movements.c.state != "done")
+    rewards = select(gigs.c.payment_id, movements.c.kind).where(
+        *wanted, movements.c.kind == REWARD, gigs.c.id == movements.c.subject
+    )
+    return union_all(rewards, select(commissions.c.payment_id, movements.c.kind).join(movements).where(*wanted))
+
+
+_AWAITED = _awaited()
+# One that is written down but was never signed here was signed by somebody else with this seed.
+_COMPLETE = (
+    update(movements)
+    .where(
+        movements.c.nonce == bindparam("its_nonce"),
+        movements.c.value == bindparam("its_value"),
+        movements.c.state.in_([*states.before("movement", "done"), "done"]),
+        exists(literal(1)).where(slot_movements.c.movement_id == movements.c.id),
+    )
+    .values(
+        state="done",
+        transaction=bindparam("its_transaction"),
+        block_number=bindparam("its_block_number"),
+        block_hash=bindparam("its_block_hash"),
+        done_at=func.coalesce(movements.c.done_at, bindparam("now")),
+    )
+)
 
 
 def awaited(connection: Connection, nonces: Sequence[str | None]) -> list[tuple[int, str]]:
     """Of the movements with these nonces those not done yet: the payments that they are part of, and their kind."""
-    wanted = (movements.c.nonce.in_(nonces), movements.c.state != "done")
-    rewards = select(gigs.c.payment_id, movements.c.kind).where(
-        *wanted, movements.c.kind == REWARD, gigs.c.id == movements.c.subject
-    )
-    collected = select(commissions.c.payment_id, movements.c.kind).join(movements).where(*wanted)
-    return [(payment_id, kind) for payment_id, kind in connection.execute(union_all(rewards, collected))]
+    if not nonces:
+        return []
+    return [(payment_id, kind) for payment_id, kind in connection.execute(_AWAITED, {"nonces": list(nonces)})]
 
 
 def complete(connection: Connection, transfers: Iterable[TokenTransfer]) -> list[TokenTransfer]:
@@ -159,21 +217,15 @@ def complete(connection: Connection, transfers: Iterable[TokenTransfer]) -> list
 
 
 def _complete(connection: Connection, transfer: TokenTransfer) -> bool:
-    # One that is written down but was never signed here was signed by somebody else with this seed.
-    signed = movements.c.id.in_(select(slot_movements.c.movement_id))
-    ours = update(movements).where(
-        movements.c.nonce == transfer.nonce,
-        movements.c.value == transfer.value,
-        movements.c.state.in_([*states.before("movement", "done"), "done"]),
-        signed,
-    )
-    place = {
-        "transaction": transfer.transaction,
-        "block_number": transfer.block_number,
-        "block_hash": transfer.block_hash,
+    values = {
+        "its_nonce": transfer.nonce,
+        "its_value": transfer.value,
+        "its_transaction": transfer.transaction,
+        "its_block_number": transfer.block_number,
+        "its_block_hash": transfer.block_hash,
+        "now": int(time.time()),
     }
-    done_at = func.coalesce(movements.c.done_at, int(time.time()))
-    return connection.execute(ours.values(state="done", **place, done_at=done_at)).rowcount == 1
+    return connection.execute(_COMPLETE, values).rowcount == 1
 
 
 def complete_slot(connection: Connection, slot_id: int, end: End) -> None:
@@ -188,8 +240,7 @@ def complete_slot(connection: Connection, slot_id: int, end: End) -> None:
 
 def next_subject(connection: Connection, kind: str) -> int:
     """The number of the next row of a kind that counts its rows."""
-    last = connection.execute(select(func.max(movements.c.subject)).where(movements.c.kind == kind)).scalar_one()
-    return (last or 0) + 1
+    return int(connection.execute(_NEXT_SUBJECT, {"kind": kind}).scalar_one())
 
 
 def forget_block(connection: Connection, number: int, block_hash: str) -> None:
@@ -227,10 +278,3 @@ def void_orphans(connection: Connection, now_s: int) -> list[Movement]:
     released = update(commissions).where(commissions.c.movement_id.in_([move.movement_id for move in found]))
     connection.execute(released.values(is_void=1))
     return found
-
-
-_COLUMNS = ("id", "kind", "subject", "payee", "value", "nonce", "source_gig", "asset")
-
-
-def _movement_columns() -> list[Column[Any]]:
-    return [movements.c[name] for name in _COLUMNS]

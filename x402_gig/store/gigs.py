@@ -10,6 +10,7 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     Select,
+    bindparam,
     func,
     insert,
     literal_column,
@@ -57,6 +58,10 @@ class GigShelf:
         return gig_id, wallet
 
 
+_INSERT = insert(gigs).returning(gigs.c.id)
+_GIVE_WALLET = update(gigs).where(gigs.c.id == bindparam("gig_id")).values(wallet=bindparam("its_wallet"))
+
+
 def insert_gig(
     connection: Connection, wallet_of: WalletOf, terms: Mapping[str, Any], token: TokenInfo, values: Mapping[str, Any]
 ) -> tuple[int, str]:
@@ -71,9 +76,9 @@ def insert_gig(
         "decimals": token.decimals,
         "created_at": int(time.time()),
     }
-    gig_id = connection.execute(insert(gigs).values({**described, **values}).returning(gigs.c.id)).scalar_one()
+    gig_id = connection.execute(_INSERT, {**described, **values}).scalar_one()
     wallet = wallet_of(gig_id)
-    connection.execute(update(gigs).where(gigs.c.id == gig_id).values(wallet=wallet))
+    connection.execute(_GIVE_WALLET, {"gig_id": gig_id, "its_wallet": wallet})
     return gig_id, wallet
 
 

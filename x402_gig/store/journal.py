@@ -7,6 +7,8 @@ from sqlalchemy import Connection, insert
 
 from x402_gig.store.tables import journal
 
+_ADD = insert(journal)
+
 
 def note(
     connection: Connection, payment_ids: Iterable[int], state: str, reason: str = "", transaction: str | None = None
@@ -19,4 +21,4 @@ def note_all(connection: Connection, rows: Iterable[Mapping[str, object]], state
     now = int(time.time())
     full = [{**row, "state": state, "reason": reason, "at": now} for row in rows]
     if full:
-        connection.execute(insert(journal), full)
+        connection.execute(_ADD, full)

@@ -6,14 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, RowMapping, and_, exists, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    CursorResult,
+    RowMapping,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from x402_gig.payments.checkout import Known
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import Authorization, Payment, PaymentKey
 from x402_gig.store import journal, states
-from x402_gig.store.engine import Ledger, insert_ignore
+from x402_gig.store.engine import InsertIgnore, Ledger
 from x402_gig.store.tables import aliases, deposits, payments, slot_payments, slots
 from x402_gig.store.tables import journal as journal_rows
 
@@ -51,9 +64,8 @@ class PaymentBook:
     async def is_paid(self, key: PaymentKey) -> bool:
         return await self._ledger.read(lambda c: is_paid(c, key))
 
-    async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
-        # In line with the writers: a mark that is about to be set must be seen.
-        return await self._ledger.write(lambda c: find_abandoned(c, key, fingerprint, now_s))
+    async def look_up(self, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
+        return await self._ledger.read(lambda c: (find(c, key), find_abandoned(c, key, fingerprint, now_s)))
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
         return await self._ledger.write(lambda c: take_abandoned(c, key, payment_id, signature))
@@ -65,18 +77,21 @@ class PaymentBook:
         await self._ledger.write(lambda c: mark_abandoned(c, [payment_id], False))
 
 
+def _has_key(table: Any) -> Any:
+    return and_(*(table.c[name] == bindparam(name) for name in PaymentKey._fields))
+
+
+_FIND = select(payments).where(_has_key(payments))
+_FIND_BY_ALIAS = select(payments, aliases.c.signature.label("alias_signature")).join(aliases).where(_has_key(aliases))
+
+
 def find(connection: Connection, key: PaymentKey) -> Known | None:
     """A payment by its own key or by that of an alias."""
-    row = connection.execute(select(payments).where(_is(payments, key))).mappings().first()
+    row = connection.execute(_FIND, key._asdict()).mappings().first()
     if row is not None:
         return _known(row, row["signature"])
-    joined = select(payments, aliases.c.signature.label("alias_signature")).join(aliases).where(_is(aliases, key))
-    row = connection.execute(joined).mappings().first()
+    row = connection.execute(_FIND_BY_ALIAS, key._asdict()).mappings().first()
     return _known(row, row["alias_signature"]) if row is not None else None
-
-
-def _is(table: Any, key: PaymentKey) -> Any:
-    return and_(*(table.c[name] == value for name, value in key._asdict().items()))
 
 
 def _known(row: RowMapping, signature: str) -> Known:
@@ -97,10 +112,17 @@ def outcome_of(row: RowMapping) -> Settled | Rejected | None:
     return None
 
 
+_AMONG = payments.c.id.in_(bindparam("ids", expanding=True))
+_BY_IDS = select(payments).where(_AMONG)
+
+
 def outcomes(connection: Connection, ids: Iterable[int]) -> dict[int, Settled | Rejected]:
     """Of these payments the final ones."""
-    rows = connection.execute(select(payments).where(payments.c.id.in_(list(ids)))).mappings()
+    rows = connection.execute(_BY_IDS, {"ids": list(ids)}).mappings()
     return {row["id"]: outcome for row in rows if (outcome := outcome_of(row))}
+
+
+_COUNT_BROADCAST = update(payments).where(_AMONG).values(broadcasts=payments.c.broadcasts + 1, resend=0)
 
 
 def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
@@ -112,9 +134,14 @@ def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payme
     """
     ordered = sorted(wanted, key=lambda r: r.key)
     ids = write_down(connection, ordered) | _sendable_again(connection, ordered)
-    mine = update(payments).where(payments.c.id.in_(ids.values()))
-    connection.execute(mine.values(broadcasts=payments.c.broadcasts + 1, resend=0))
+    connection.execute(_COUNT_BROADCAST, {"ids": list(ids.values())})
     return ids
+
+
+_KEY_COLUMNS = [payments.c[name] for name in PaymentKey._fields]
+_ALIAS_COLUMNS = [aliases.c[name] for name in PaymentKey._fields]
+_ALIASES_AMONG = select(*_ALIAS_COLUMNS).where(tuple_(*_ALIAS_COLUMNS).in_(bindparam("keys", expanding=True)))
+_INSERT = InsertIgnore(payments, *_KEY_COLUMNS, payments.c.id)
 
 
 def write_down(connection: Connection, ordered: Sequence[Reservation]) -> dict[PaymentKey, int]:
@@ -124,26 +151,27 @@ def write_down(connection: Connection, ordered: Sequence[Reservation]) -> dict[P
     mark that was set while it was on its way to this transaction is seen.
     """
     now = int(time.time())
-    names = [aliases.c[name] for name in PaymentKey._fields]
-    query = select(*names).where(tuple_(*names).in_([r.key for r in ordered]))
-    inherited = {_key(row) for row in connection.execute(query).mappings()}
+    inherited = {_key(row) for row in connection.execute(_ALIASES_AMONG, {"keys": [r.key for r in ordered]}).mappings()}
     inherited |= _inherit(connection, ordered, now)
     new = [_new_row(r, now) for r in ordered if r.key not in inherited]
     if not new:
         return {}
-    statement = insert_ignore(connection, payments, new)
-    ids = _ids_by_key(connection.execute(statement.returning(*_key_columns(), payments.c.id)))
+    ids = _ids_by_key(_INSERT(connection, new))
     journal.note(connection, ids.values(), "open")
     return ids
 
 
+_CARELESS = select(payments.c.payer).where(
+    payments.c.abandoned == 1,
+    payments.c.payer.in_(bindparam("payers", expanding=True)),
+    payments.c.valid_before > bindparam("now"),
+)
+
+
 def _inherit(connection: Connection, wanted: Sequence[Reservation], now: int) -> set[PaymentKey]:
     """The keys that have just become aliases of abandoned payments."""
-    payers = {r.key.payer for r in wanted}
-    marked = select(payments.c.payer).where(
-        payments.c.abandoned == 1, payments.c.payer.in_(payers), payments.c.valid_before > now
-    )
-    careless = set(connection.execute(marked).scalars())
+    payers = list({r.key.payer for r in wanted})
+    careless = set(connection.execute(_CARELESS, {"payers": payers, "now": now}).scalars())
     return {
         r.key
         for r in wanted
@@ -171,15 +199,23 @@ def _new_row(wanted: Reservation, now: int) -> dict[str, Any]:
     }
 
 
-def _sendable_again(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
+def _in_flight() -> Any:
+    in_slot = select(slot_payments.c.payment_id).join(slots).where(slots.c.state == "open")
+    return payments.c.id.in_(in_slot)
+
+
+_SENDABLE_AGAIN = select(*_KEY_COLUMNS, payments.c.id).where(
     # For its own terms only: whoever asks for others with the same payment must not get its answer.
-    query = select(*_key_columns(), payments.c.id).where(
-        tuple_(*_key_columns(), payments.c.fingerprint).in_([(*r.key, r.order.fingerprint) for r in wanted]),
-        payments.c.state == "open",
-        payments.c.broadcasts.between(1, MAX_BROADCASTS - 1) | (payments.c.resend == 1),
-        ~_in_flight(),
-    )
-    return _ids_by_key(connection.execute(query))
+    tuple_(*_KEY_COLUMNS, payments.c.fingerprint).in_(bindparam("orders", expanding=True)),
+    payments.c.state == "open",
+    payments.c.broadcasts.between(1, MAX_BROADCASTS - 1) | (payments.c.resend == 1),
+    ~_in_flight(),
+)
+
+
+def _sendable_again(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
+    orders = [(*r.key, r.order.fingerprint) for r in wanted]
+    return _ids_by_key(connection.execute(_SENDABLE_AGAIN, {"orders": orders}))
 
 
 def is_flagged() -> Any:
@@ -193,21 +229,12 @@ def is_exhausted(connection: Connection, payment_id: int) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _key_columns() -> list[Any]:
-    return [payments.c[name] for name in PaymentKey._fields]
-
-
 def _key(row: RowMapping) -> PaymentKey:
     return PaymentKey(row["network"], row["asset"], row["payer"], row["nonce"])
 
 
 def _ids_by_key(rows: CursorResult[Any]) -> dict[PaymentKey, int]:
     return {_key(row): row["id"] for row in rows.mappings()}
-
-
-def _in_flight() -> Any:
-    in_slot = select(slot_payments.c.payment_id).join(slots).where(slots.c.state == "open")
-    return payments.c.id.in_(in_slot)
 
 
 def unsettled(connection: Connection, after: int, limit: int) -> list[OpenPayment]:
@@ -284,13 +311,53 @@ def reject(connection: Connection, payment_id: int, rejected: Rejected) -> bool:
     return True
 
 
-def settle(connection: Connection, payment_id: int, transaction: str, **values: Any) -> None:
-    """Its deposit is on chain, in `transaction`. Raises AssertionError when it is not open."""
-    final = {"state": "settled", "transaction": transaction, "final_at": int(time.time()), "resend": 0}
-    statement = update(payments).where(payments.c.id == payment_id, _may_become("settled"))
-    if connection.execute(statement.values(**final, **values)).rowcount != 1:
-        raise AssertionError(f"payment {payment_id} is not open")
-    journal.note(connection, [payment_id], "settled", transaction=transaction)
+def _may_become(state: str) -> Any:
+    # Not IN, which many rows at once cannot be updated with.
+    return or_(*(payments.c.state == before for before in states.before("payment", state)))
+
+
+_SETTLE = (
+    update(payments)
+    .where(payments.c.id == bindparam("payment_id"), _may_become("settled"))
+    .values(
+        state="settled",
+        transaction=bindparam("deposit_transaction"),
+        final_at=bindparam("now"),
+        resend=0,
+        # What was delivered before a reorganisation stays as it was.
+        answer=func.coalesce(payments.c.answer, bindparam("its_answer")),
+        commission=func.coalesce(bindparam("its_commission"), payments.c.commission),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A payment whose deposit is on chain in `transaction`. The rest is None when it was delivered before."""
+
+    payment_id: int
+    transaction: str
+    answer: str | None = None
+    commission: int | None = None
+
+
+def settle(connection: Connection, deliveries: Sequence[Delivery]) -> None:
+    """Their deposits are on chain. Raises AssertionError when one of them is not open."""
+    rows = [
+        {
+            "payment_id": each.payment_id,
+            "deposit_transaction": each.transaction,
+            "its_answer": each.answer,
+            "its_commission": each.commission,
+            "now": int(time.time()),
+        }
+        for each in deliveries
+    ]
+    if connection.execute(_SETTLE, rows).rowcount != len(rows):
+        raise AssertionError("a payment that is to be settled is not open")
+    journal.note_all(
+        connection, [{"payment_id": d.payment_id, "transaction": d.transaction} for d in deliveries], "settled"
+    )
 
 
 def reopen(connection: Connection, ids: Iterable[int], reason: str) -> list[int]:
@@ -300,10 +367,6 @@ def reopen(connection: Connection, ids: Iterable[int], reason: str) -> list[int]
     reopened = list(connection.execute(statement.values(values).returning(payments.c.id)).scalars())
     journal.note(connection, reopened, "open", reason)
     return reopened
-
-
-def _may_become(state: str) -> Any:
-    return payments.c.state.in_(states.before("payment", state))
 
 
 def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool = True) -> None:
@@ -329,23 +392,35 @@ def mark_unanswered(connection: Connection) -> None:
     mark_abandoned(connection, connection.execute(settled_last).scalars().all())
 
 
+_IS_PAID = select(literal(1)).where(
+    *(deposits.c[name] == bindparam(name) for name in ("asset", "payer", "nonce")), deposits.c.on_chain == 1
+)
+_ABANDONED = (
+    select(payments.c.id)
+    .where(
+        payments.c.payer == bindparam("payer"),
+        payments.c.fingerprint == bindparam("fingerprint"),
+        payments.c.abandoned == 1,
+        payments.c.state != "rejected",
+        payments.c.valid_before > bindparam("now"),
+    )
+    .order_by(payments.c.id)
+)
+
+
 def is_paid(connection: Connection, key: PaymentKey) -> bool:
     """Has somebody executed this authorization?"""
-    same = (deposits.c[name] == getattr(key, name) for name in ("asset", "payer", "nonce"))
-    return connection.execute(select(deposits.c.id).where(*same, deposits.c.on_chain == 1)).first() is not None
+    return connection.execute(_IS_PAID, key._asdict()).first() is not None
 
 
 def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
     if is_paid(connection, key):  # what is paid needs nobody else's money
         return None
-    query = select(payments.c.id).where(
-        payments.c.payer == key.payer,
-        payments.c.fingerprint == fingerprint,
-        payments.c.abandoned == 1,
-        payments.c.state != "rejected",
-        payments.c.valid_before > now_s,
-    )
-    return connection.execute(query.order_by(payments.c.id)).scalars().first()
+    values = {"payer": key.payer, "fingerprint": fingerprint, "now": now_s}
+    return connection.execute(_ABANDONED, values).scalars().first()
+
+
+_INSERT_ALIAS = InsertIgnore(aliases, aliases.c.payment_id)
 
 
 def take_abandoned(connection: Connection, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
@@ -355,5 +430,4 @@ def take_abandoned(connection: Connection, key: PaymentKey, payment_id: int, sig
     if connection.execute(taken).rowcount == 0:
         return False
     row = {**key._asdict(), "signature": signature.hex(), "payment_id": payment_id, "created_at": int(time.time())}
-    named = insert_ignore(connection, aliases, [row]).returning(aliases.c.payment_id)
-    return connection.execute(named).first() is not None
+    return _INSERT_ALIAS(connection, [row]).first() is not None

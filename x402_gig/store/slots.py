@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, union_all, update
+from sqlalchemy import Connection, bindparam, func, insert, select, union_all, update
 
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import states
@@ -44,9 +44,15 @@ class End:
     gas_used: int | None = None
 
 
+_LAST_NONCE = select(func.max(slots.c.nonce)).where(slots.c.relayer == bindparam("relayer"))
+_OPEN = insert(slots).returning(slots.c.id)
+_ADD_ATTEMPT = insert(attempts)
+_ENTER_PAYMENTS = insert(slot_payments)
+
+
 def open_slot(connection: Connection, relayer: str, purpose: str, chain_nonce: int) -> Slot:
     """Take the relayer's next nonce: the one after its last slot, or the chain's when that is ahead."""
-    last = connection.execute(select(func.max(slots.c.nonce)).where(slots.c.relayer == relayer)).scalar_one()
+    last = connection.execute(_LAST_NONCE, {"relayer": relayer}).scalar_one()
     nonce = max(chain_nonce, -1 if last is None else last + 1)
     values = {
         "relayer": relayer,
@@ -55,7 +61,7 @@ def open_slot(connection: Connection, relayer: str, purpose: str, chain_nonce: i
         "state": "open",
         "created_at": int(time.time()),
     }
-    slot_id = connection.execute(insert(slots).values(values).returning(slots.c.id)).scalar_one()
+    slot_id = connection.execute(_OPEN, values).scalar_one()
     return Slot(slot_id, relayer, nonce, purpose)
 
 
@@ -70,12 +76,12 @@ def add_attempt(connection: Connection, slot: Slot, attempt: Attempt) -> None:
         "is_empty": int(attempt.is_empty),
         "created_at": int(time.time()),
     }
-    connection.execute(insert(attempts).values(values))
+    connection.execute(_ADD_ATTEMPT, values)
 
 
 def enter_payments(connection: Connection, slot: Slot, payment_ids: Iterable[int]) -> None:
     rows = [{"slot_id": slot.slot_id, "payment_id": payment_id} for payment_id in payment_ids]
-    connection.execute(insert(slot_payments), rows)
+    connection.execute(_ENTER_PAYMENTS, rows)
 
 
 def open_slots(connection: Connection, relayer: str, before_s: int | None = None) -> list[Slot]:
@@ -140,18 +146,25 @@ def is_wanted(connection: Connection, slot: Slot) -> bool:
     return slot.purpose == DEPLOY or found.first() is not None
 
 
+_CLOSE = {
+    state: update(slots)
+    .where(slots.c.id == bindparam("slot_id"), slots.c.state.in_(states.before("slot", state)))
+    .values(state=state)
+    for state in ("mined", "reverted", "filled", "lost")
+}
+
+
 def close(connection: Connection, slot: Slot, state: str, end: End) -> None:
     """`mined`, `reverted`, `filled` (by the empty transaction) or `lost` (to a transaction that is not ours)."""
     values = {
-        "state": state,
+        "slot_id": slot.slot_id,
         "transaction": end.transaction,
         "block_number": end.block_number,
         "block_hash": end.block_hash,
         "gas_used": end.gas_used,
         "closed_at": int(time.time()),
     }
-    may_close = slots.c.state.in_(states.before("slot", state))
-    connection.execute(update(slots).where(slots.c.id == slot.slot_id, may_close).values(values))
+    connection.execute(_CLOSE[state], values)
 
 
 def forget_block(connection: Connection, number: int, block_hash: str) -> bool:

@@ -39,10 +39,10 @@ class MemoryBook:
     async def is_paid(self, key: PaymentKey) -> bool:
         return key in self.paid
 
-    async def find_abandoned(self, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
+    async def look_up(self, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
         self.now_s = now_s
         ours = [k for k in self.known.values() if k.payment_id in self.marks and k.fingerprint == fingerprint]
-        return ours[0].payment_id if ours else None
+        return self.known.get(key), ours[0].payment_id if ours else None
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
         if self.lost_race or payment_id not in self.marks:

@@ -20,7 +20,7 @@ from tests.unit.store.conftest import DATABASES, on_postgresql, on_sqlite
 from tests.unit.store.examples import address, reserved
 from x402_gig.errors import CannotStart, Unavailable
 from x402_gig.store import engine, schema, tables
-from x402_gig.store.engine import Ledger, insert_ignore, insert_or_replace
+from x402_gig.store.engine import InsertIgnore, InsertOrReplace, Ledger
 from x402_gig.store.tables import journal, payments, slots
 
 
@@ -295,9 +295,10 @@ def test_what_was_asked_to_be_written_is_written_though_the_asker_leaves(ledger:
 
 
 def test_the_second_writer_of_a_key_loses(db: Connection) -> None:
+    insert_ignore = InsertIgnore(slots, slots.c.nonce)
+
     def write(*nonces: int) -> list[int]:
-        statement = insert_ignore(db, slots, [slot(nonce) for nonce in nonces])
-        return list(db.execute(statement.returning(slots.c.nonce)).scalars())
+        return list(insert_ignore(db, [slot(nonce) for nonce in nonces]).scalars())
 
     assert write(1, 2) == [1, 2]
     assert write(2, 3) == [3]
@@ -307,7 +308,7 @@ def test_the_second_writer_of_a_key_loses(db: Connection) -> None:
 def test_of_rows_with_one_key_the_last_one_counts(db: Connection) -> None:
     rows = [slot(1, gas_used=1), slot(2, gas_used=2), slot(1, gas_used=3)]
     for _ in range(2):
-        db.execute(insert_or_replace(db, slots, rows, ["relayer", "nonce"], ["gas_used"]))
+        InsertOrReplace(slots, ["relayer", "nonce"], ["gas_used"])(db, rows)
         query = select(slots.c.nonce, slots.c.gas_used).order_by(slots.c.nonce)
         assert [tuple(row) for row in db.execute(query)] == [(1, 3), (2, 2)]
 
@@ -315,7 +316,7 @@ def test_of_rows_with_one_key_the_last_one_counts(db: Connection) -> None:
 def test_insert_or_replace_changes_the_named_columns_only(db: Connection) -> None:
     db.execute(insert(slots), slot(1, gas_used=1))
     again = slot(1, gas_used=2, purpose="funding")
-    db.execute(insert_or_replace(db, slots, [again], ["relayer", "nonce"], ["gas_used"]))
+    InsertOrReplace(slots, ["relayer", "nonce"], ["gas_used"])(db, [again])
     [row] = db.execute(select(slots.c.gas_used, slots.c.purpose)).all()
     assert tuple(row) == (2, "deposit")
 

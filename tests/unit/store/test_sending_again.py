@@ -9,7 +9,7 @@ from tests.unit.payments.examples import NOW
 from tests.unit.store.examples import ASSET, END, SHOP, address, key, reservation, reserved, transfer, word
 from x402_gig.payments.outcome import Rejected
 from x402_gig.store import deposits, journal, payments, slots, tables
-from x402_gig.store.payments import MAX_BROADCASTS
+from x402_gig.store.payments import MAX_BROADCASTS, Delivery
 
 REJECTED = Rejected("some_reason", "In words")
 GONE = "the block of its deposit was replaced"
@@ -196,7 +196,7 @@ def test_a_payment_ends_once(db: Connection) -> None:
     [payment_id] = reserved(db, 1)
     settle(db, 1)
     with pytest.raises(AssertionError, match="not open"):
-        payments.settle(db, payment_id, word(5))
+        payments.settle(db, [Delivery(payment_id, word(5))])
     assert column(db, payment_id, "transaction") == word(1001)
     assert [state for state, _, _ in entries(db, payment_id)] == ["open", "settled"]
 
