@@ -36,13 +36,13 @@ from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.dispatcher import Dispatcher, Queue
 from x402_gig.settlement.funding import Funding
 from x402_gig.settlement.keyed import KeyedGigs
+from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.payouts import Payouts
 from x402_gig.settlement.reconciler import Reconciler
 from x402_gig.settlement.relayer import Relayer
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.turns import LedgerTurns, RedisTurns
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import payments
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.gigs import GigShelf, find_gig, list_gigs
@@ -77,6 +77,7 @@ class Server:
     funding: Funding
     clock: ChainClock
     metrics: Metrics
+    leases: Leases
     payouts: Payouts
     client: FacilitatorClient | None = field(init=False, default=None)
     redis_turns: RedisTurns | None = field(init=False, default=None)
@@ -93,7 +94,7 @@ class Server:
         facilitator: LocalFacilitator | RemoteFacilitator
         queues: list[Queue] = [self.payouts]
         if self.settings.facilitator == "local":
-            local = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.watcher)
+            local = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.watcher, self.leases)
             facilitator = local
             queues.insert(0, local)
         else:
@@ -103,7 +104,7 @@ class Server:
             facilitator = RemoteFacilitator(
                 self.client, self.seller, self.node, self.ledger, self.settling, self.claims, self.watcher.wake
             )
-        self.dispatcher = Dispatcher(self.relayers, queues, self.funding)
+        self.dispatcher = Dispatcher(self.relayers, self.leases, queues, self.funding)
         for queue in queues:
             queue.wake = self.dispatcher.wake
         self.keyed = self._keyed_gigs()
@@ -134,6 +135,7 @@ class Server:
         self.settling.funding_due = self.fund_soon
         self.settling.slots_reopened = self.dispatcher.start_again
         self.settling.pause = self._pause
+        self.leases.renewed = self._look_at_others
 
     def _keyed_gigs(self) -> KeyedGigs:
         redis_url = self.settings.redis_url.get_secret_value()
@@ -161,6 +163,11 @@ class Server:
 
     def _pause(self) -> str:
         return "its relayers are out of gas" if self.dispatcher.is_out_of_gas else ""
+
+    async def _look_at_others(self) -> None:
+        """What is due may be another process's doing."""
+        await self.funding.look()
+        self.dispatcher.wake()
 
     def fund_soon(self) -> None:
         self.funding.due()
@@ -192,11 +199,11 @@ class Server:
             await self.client.check_support(self.seller.network.caip2)
         if self.settings.network == "devnet":
             await give_gas(self.node.rpc, [wallet.address for wallet in wallets])
-        await preflight.ensure_batcher(self.node, await preflight.check_gas(self.relayers))
+        await preflight.check_gas(self.relayers)
+        await preflight.ensure_batcher(self.node, self.relayers, self.leases)
         if not is_bound:
             await preflight.bind_ledger(self.node, self.ledger, self.wallets, self.settings.reorg_depth)
         await preflight.check_relayers(self.ledger, wallets)
-        await self.ledger.write(payments.mark_unanswered)
         # Before anything is signed: has money left the intake without this ledger knowing?
         await self.watcher.catch_up()
         await preflight.check_not_halted(self.ledger)
@@ -204,8 +211,10 @@ class Server:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Settle, fund, watch and reconcile until the context ends."""
+        await self.leases.renew()
         async with asyncio.TaskGroup() as group:
             tasks = [
+                group.create_task(self.leases.run(), name="leases"),
                 group.create_task(self.watcher.run(WATCH_INTERVAL_S), name="watcher"),
                 group.create_task(self.dispatcher.run(), name="dispatcher"),
                 group.create_task(self.payouts.serve(), name="payouts"),
@@ -218,6 +227,7 @@ class Server:
                     task.cancel()
 
     async def close(self) -> None:
+        await self.leases.release()
         await self.node.rpc.close()
         if self.client is not None:
             await self.client.close()
@@ -275,6 +285,7 @@ class Server:
         warnings = {
             "funding": self.funding.problem,
             "payouts": self.payouts.problem,
+            "relayers": self.leases.problem,
             "clock": self.clock.problem,
             "redis": await self.limiter.look(),
         }
@@ -304,8 +315,11 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     depths = {"confirmations": settings.confirmations, "reorg_depth": settings.reorg_depth}
     watcher = Watcher(node, ledger, settling, clock, intake=intake, **depths)
 
-    def sender(wallet: Wallet) -> Relayer:
-        return Relayer(wallet, node, ledger, settling, watcher, settings.confirmations, metrics)
+    relayers = [wallets.relayer(index) for index in range(settings.relayers)]
+    leases = Leases(ledger, [wallet.address for wallet in relayers])
+
+    def sender(wallet: Wallet, lease: str) -> Relayer:
+        return Relayer(wallet, lease, node, ledger, settling, watcher, leases, settings.confirmations, metrics)
 
     return Server(
         settings=settings,
@@ -316,12 +330,13 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         shop=shop,
         settling=settling,
         watcher=watcher,
-        relayers=[sender(wallets.relayer(index)) for index in range(settings.relayers)],
+        relayers=[sender(wallet, wallet.address) for wallet in relayers],
         claims=Claims(ledger, shelves, settling, watcher),
-        funding=Funding(ledger, node, wallets, settings.commission_address, clock),
+        funding=Funding(ledger, node, wallets, leases, settings.commission_address, clock),
         clock=clock,
         metrics=metrics,
-        payouts=Payouts(ledger, node, wallets, sender),
+        leases=leases,
+        payouts=Payouts(ledger, node, wallets, leases, lambda wallet: sender(wallet, FUNDING)),
     )
 
 

@@ -16,6 +16,7 @@
     │   ├── ChainUnavailable    the node did not answer, or answered with garbage
     │   ├── ChainRefused        the node answered with a JSON-RPC error
     │   └── FacilitatorUnavailable
+    ├── LeaseLost               another process has this relayer now, and what was to be written was not
     ├── Refused                 a purchase of ours was refused and nothing was charged
     └── CannotStart             the settings, the chain or the ledger are not what they must be
 
@@ -117,6 +118,10 @@ class ChainRefused(Unavailable):
         super().__init__(detail)
         self.code = code
         self.data = data
+
+
+class LeaseLost(GigError):
+    reason = "lease_lost"
 
 
 class Refused(GigError):

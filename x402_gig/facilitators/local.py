@@ -4,19 +4,21 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Node
-from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, PaymentConflict, Unavailable
+from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, LeaseLost, PaymentConflict, Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
+from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.simulation import (
@@ -49,7 +51,7 @@ BATCH_GAS = 60_000  # of a batch besides its calls
 
 @dataclass(eq=False)
 class Item:
-    """A payment on its way. `waiters` are the requests that want to know."""
+    """A payment on its way. `waiters` are the requests that want to know; `is_left`: to another process."""
 
     key: PaymentKey
     payment: Payment
@@ -60,6 +62,7 @@ class Item:
     payment_id: int | None = None
     turns: int = 0
     queued_at: float = 0.0
+    is_left: bool = False
 
     @property
     def identity(self) -> Identity:
@@ -81,8 +84,11 @@ class Item:
 class LocalFacilitator:
     """`payments.checkout.Facilitator`, and the dispatcher's queue of deposits."""
 
-    def __init__(self, node: Node, ledger: Ledger, settling: Settling, claims: Claims, watcher: Watcher) -> None:
+    def __init__(
+        self, node: Node, ledger: Ledger, settling: Settling, claims: Claims, watcher: Watcher, leases: Leases
+    ) -> None:
         self._node = node
+        self._leases = leases
         self._watcher = watcher
         self._ledger = ledger
         self._settling = settling
@@ -107,8 +113,15 @@ class LocalFacilitator:
         item.payment_id = payment_id
         return await self._wait(item)
 
+    def can_send(self) -> bool:
+        return self._leases.can_send
+
     async def resend(self, payment_id: int, wanted: Reservation) -> None:
-        self._item(wanted.key, wanted.payment, wanted.order).payment_id = payment_id
+        item = self._item(wanted.key, wanted.payment, wanted.order)
+        item.payment_id = payment_id
+        if item.is_left:  # by us, and now there is a relayer here
+            item.is_left = False
+            self._enqueue(item)
 
     def _item(self, key: PaymentKey, payment: Payment, order: Order) -> Item:
         future = asyncio.get_running_loop().create_future()
@@ -165,6 +178,13 @@ class LocalFacilitator:
         return any(self._queues.values())
 
     async def run(self, relayer: Relayer) -> None:
+        await self._work(partial(self._send, relayer))
+
+    async def leave(self) -> None:
+        await self._work(self._write_down_for_others)
+
+    async def _work(self, send: Callable[[Sequence[Item], Lane], Awaitable[None]]) -> None:
+        """Simulate what waits and `send` what would settle."""
         lane = min((lane for lane in Lane if self._queues[lane]), key=lambda lane: self._queues[lane][0].queued_at)
         max_gas = min(batcher.MAX_TRANSACTION_GAS, self._watcher.cursor.gas_limit)
         items = self._take(lane, max_gas - BATCH_GAS)
@@ -172,7 +192,13 @@ class LocalFacilitator:
         try:
             passing = await self._sift(items, lane, again)
             if passing:
-                await self._send(relayer, passing, lane)
+                await send(passing, lane)
+        except LeaseLost:
+            # Whoever has the relayer now finishes what is written down, and the rest can wait for another.
+            for item in items:
+                if not item.future.done():
+                    self._enqueue(item)
+            raise
         except Exception as exc:
             # Whatever went wrong, a request waits: what is written down is open, the rest was not sent.
             for item in items:
@@ -277,6 +303,14 @@ class LocalFacilitator:
             log.error("a batch of %d did not go through: trying again with %d at most", len(ours), self._largest)
             for item in ours:
                 self._enqueue(item)
+
+    async def _write_down_for_others(self, items: Sequence[Item], _: Lane) -> None:
+        """Whoever has a relayer finds them in the ledger: see `Reconciler.resend`."""
+        wanted = [item.reservation() for item in items]
+        left = await self._ledger.write(lambda c: payments.leave(c, wanted))
+        for item in items:
+            item.is_left = item.key in left
+            self._expect(item, left.get(item.key))
 
     def _expect(self, item: Item, payment_id: int | None) -> None:
         if payment_id is not None:

@@ -155,6 +155,9 @@ class RemoteFacilitator:
         """Only waits: `/settle` is never asked twice."""
         return await self._settling.wait(payment_id)
 
+    def can_send(self) -> bool:
+        return True
+
     async def resend(self, payment_id: int, wanted: Reservation) -> None:
         """Ask `/settle` once more: the deposit is gone from the chain, or the operator said so."""
         if await self._ledger.write(lambda c: payments.take_resend(c, payment_id)):

@@ -1,4 +1,7 @@
-"""Hands work to free relayers: a deposit batch is whatever waits when a relayer is free."""
+"""Hands work to free relayers: a deposit batch is whatever waits when a relayer is free.
+
+A process works with the relayers that it holds; one that holds none that can pay leaves its work to the others.
+"""
 
 import asyncio
 import logging
@@ -7,6 +10,7 @@ from typing import Protocol
 
 from x402_gig.errors import GigError, Unavailable
 from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.relayer import Relayer
 
 log = logging.getLogger(__name__)
@@ -28,18 +32,24 @@ class Queue(Protocol):
         """Take a batch of what waits and see it through."""
         ...
 
+    async def leave(self) -> None:
+        """Leave what waits to the other processes."""
+        ...
+
 
 class Dispatcher:
     """One worker for each relayer. `wake` tells them that something may have come up; the first queue goes first."""
 
-    def __init__(self, relayers: Sequence[Relayer], queues: Sequence[Queue], funding: Funding) -> None:
+    def __init__(self, relayers: Sequence[Relayer], leases: Leases, queues: Sequence[Queue], funding: Funding) -> None:
         self._relayers = relayers
+        self._leases = leases
         self._queues = queues
         self._funding = funding
         self._work = asyncio.Event()
         # Counts reorganisations: after each, every relayer looks for slots that are open again.
         self._round = 0
-        self._without_gas: set[str] = set()
+        # No relayer of the ledger can pay for gas.
+        self.is_out_of_gas = False
 
     def wake(self) -> None:
         self._work.set()
@@ -49,44 +59,48 @@ class Dispatcher:
         self._round += 1
         self.wake()
 
-    @property
-    def is_out_of_gas(self) -> bool:
-        """No relayer can pay for gas."""
-        return len(self._without_gas) == len(self._relayers)
-
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._leave_to_others(), name="dispatcher without relayers")
             for relayer in self._relayers:
                 group.create_task(self._serve(relayer), name=f"relayer {relayer.wallet.address}")
 
     async def _serve(self, relayer: Relayer) -> None:
-        started = -1
+        address = relayer.wallet.address
+        started = None
         while True:
+            fence = self._leases.fence(address)
+            if fence is None:
+                await self._leases.changed()
+                continue
             try:
-                if started != (now := self._round):
+                if started != (now := (fence, self._round)):
                     await relayer.start()
                     started = now
                     # What a left-over slot carried in vain is due again.
                     self._funding.due()
-                await self._work_once(relayer)
+                if self._leases.has_too_many:
+                    await self._leases.give_up(address)
+                else:
+                    await self._work_once(relayer)
             # Start again after either: a slot that was written down must be finished before the next one.
             except GigError as exc:
                 log.warning("relayer %s: %s", relayer.wallet.address, exc.detail)
-                started = -1
+                started = None
                 await asyncio.sleep(AFTER_ERROR_S)
             except Exception:  # one batch's bug must not stop the relayer for the batches after it
                 log.exception("relayer %s: a batch failed unexpectedly", relayer.wallet.address)
-                started = -1
+                started = None
                 await asyncio.sleep(AFTER_ERROR_S)
 
     async def _work_once(self, relayer: Relayer) -> None:
         # Asked first: what cannot be paid for is not written down, and is left to a relayer that can pay.
         if await _is_out_of_gas(relayer):
-            self._without_gas.add(relayer.wallet.address)
+            self._leases.out_of_gas.add(relayer.wallet.address)
             log.error("out of gas: %s", await relayer.gas_report())
             await asyncio.sleep(NO_GAS_S)
             return
-        self._without_gas.discard(relayer.wallet.address)
+        self._leases.out_of_gas.discard(relayer.wallet.address)
         job = self._next_job()
         await (job(relayer) if job is not None else self._idle(relayer))
 
@@ -98,12 +112,36 @@ class Dispatcher:
 
     async def _idle(self, relayer: Relayer) -> None:
         self._work.clear()
-        await relayer.take_over()
+        # A reorganisation that another process has seen first.
+        if await relayer.finish_left_overs():
+            self._funding.due()
         try:
             async with asyncio.timeout(IDLE_S):
                 await self._work.wait()
         except TimeoutError:
             pass
+
+    async def _leave_to_others(self) -> None:
+        """Without a relayer here that can pay, another process sends what waits; when none can, it goes on waiting."""
+        while True:
+            try:
+                self.is_out_of_gas = not self._leases.can_send and await self._is_nobody_able_to_pay()
+                if (queue := self._left_behind()) is not None:
+                    await queue.leave()
+                    continue
+            except GigError as exc:
+                log.warning("what waits is not left to others: %s", exc.detail)
+            except Exception:
+                log.exception("what waits is not left to others")
+            await asyncio.sleep(IDLE_S)
+
+    def _left_behind(self) -> Queue | None:
+        if self._leases.can_send or self._leases.processes < 2 or self.is_out_of_gas:
+            return None
+        return next((queue for queue in self._queues if queue.waits()), None)
+
+    async def _is_nobody_able_to_pay(self) -> bool:
+        return all([await _is_out_of_gas(relayer) for relayer in self._relayers])
 
 
 async def _is_out_of_gas(relayer: Relayer) -> bool:

@@ -18,10 +18,11 @@ from x402_gig.chain.wallets import Wallets
 from x402_gig.errors import Unavailable
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
+from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, deposits, direct, funding
 from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement
+from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement, Pulse
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,12 @@ class Hold:
 
 @dataclass
 class Funding:
-    """One batch at a time. `problem` says what does not move; empty when all is well."""
+    """One batch at a time, in one process at a time. `problem` says what does not move; empty when all is well."""
 
     ledger: Ledger
     node: Node
     wallets: Wallets
+    leases: Leases
     commission_address: str
     clock: Callable[[], float] = time.time
     _obstacle: str = field(default="", init=False)
@@ -66,6 +68,7 @@ class Funding:
     _busy: bool = field(default=False, init=False)
     _not_before: float = field(default=0.0, init=False)
     _pause_s: int = field(default=1, init=False)
+    _pulse: Pulse | None = field(default=None, init=False)
 
     @property
     def problem(self) -> str:
@@ -76,12 +79,22 @@ class Funding:
         if self._due_since is None:
             self._due_since = time.monotonic()
 
+    async def look(self) -> None:
+        """Has another process written down what is to be moved on?"""
+        if self.leases.fence(FUNDING) is None:
+            self._pulse = None
+            return
+        pulse = await self.ledger.read(funding.pulse)
+        if pulse != self._pulse:
+            self._pulse = pulse
+            self.due()
+
     def is_wanted(self, others_wait: bool) -> bool:
         """Others go first, but for ten seconds only."""
         now = time.monotonic()
         if any(hold.until <= now for hold in self._held.values()):
             self.due()
-        if self._busy or self._due_since is None or now < self._not_before:
+        if self._busy or self._due_since is None or now < self._not_before or self.leases.fence(FUNDING) is None:
             return False
         return not others_wait or now - self._due_since > PATIENCE_S
 
@@ -207,6 +220,7 @@ class Plan:
         self._balance = balance
         self._valid_before = valid_before
         self._limit = min(MAX_MOVEMENTS, _room(anchor))
+        self._fence = funding_.leases.fence(FUNDING)
         self.moves: list[Movement] = []
         self.is_early = False
 
@@ -215,6 +229,7 @@ class Plan:
         return len(self.moves) >= self._limit
 
     def __call__(self, connection: Connection) -> Batch | None:
+        self._funding.leases.check(connection, FUNDING, self._fence)
         number = self._anchor.number
         if deposits.newest_block(connection) > number:
             self.is_early = True  # a node behind the one that told us of the deposit

@@ -15,8 +15,9 @@ from x402_gig.chain import erc20
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Node
 from x402_gig.chain.wallets import Wallet, Wallets
-from x402_gig.errors import ChainRefused, GigError, Unavailable
+from x402_gig.errors import ChainRefused, GigError, LeaseLost, Unavailable
 from x402_gig.settlement.funding import BACKOFF_S, MAX_BACKOFF_S, Hold
+from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import EMPTY_GAS, Batch, Relayer
 from x402_gig.store import binding, funding, slots
 from x402_gig.store.engine import Ledger
@@ -51,11 +52,12 @@ class CannotSend(GigError):
 
 @dataclass
 class Payouts:
-    """`agent_of` makes a sender of a gig's wallet."""
+    """`agent_of` makes a sender of a gig's wallet. The one process that moves money on does this."""
 
     ledger: Ledger
     node: Node
     wallets: Wallets
+    leases: Leases
     agent_of: Callable[[Wallet], Relayer]
     _held: dict[int, Hold] = field(default_factory=dict, init=False)
     _waiting: deque[TopUp] = field(default_factory=deque, init=False)
@@ -77,12 +79,18 @@ class Payouts:
         """Send gas to the wallet that has waited longest."""
         top_up = self._waiting.popleft()
         try:
-            # Asked again: another process may have sent it some.
             missing = top_up.wei - await self.node.native_balance(top_up.wallet.address)
             if missing > 0:
                 await self._send_gas(relayer, top_up, missing)
         finally:
             # Whoever waits looks at the balance, whatever became of this.
+            if not top_up.done.done():
+                top_up.done.set_result(None)
+
+    async def leave(self) -> None:
+        """Whoever moves money on now asks for it himself."""
+        while self._waiting:
+            top_up = self._waiting.popleft()
             if not top_up.done.done():
                 top_up.done.set_result(None)
 
@@ -99,8 +107,9 @@ class Payouts:
         """Send what is due until cancelled."""
         while True:
             try:
-                await self._send_due()
-            except Unavailable as exc:
+                if self.leases.fence(FUNDING) is not None:
+                    await self._send_due()
+            except (Unavailable, LeaseLost) as exc:
                 log.warning("payouts: %s", exc.detail)
             await asyncio.sleep(INTERVAL_S)
 
@@ -121,7 +130,7 @@ class Payouts:
             await self._send(move)
         except CannotSend as exc:
             self._hold_back(move, exc.detail)
-        except Unavailable as exc:
+        except (Unavailable, LeaseLost) as exc:
             log.warning("payouts: gig %d: %s", move.source_gig, exc.detail)
         except Exception as exc:  # one token's oddity must not stop the server
             log.exception("payouts: gig %d", move.source_gig)
@@ -144,7 +153,7 @@ class Payouts:
         gas = await self._gas(move, wallet, data)
         await self._wait_for_gas(move, wallet, gas * (await agent.market()).max_fee * FEE_MARGIN + PUBLISHING_FEE)
         batch = Batch(data, gas, movements=[move], to=move.asset or "")
-        # Asked again where it is written down: another process may have sent it meanwhile.
+        # Asked again where it is written down: a reorganisation may have taken its funding away meanwhile.
         slot = await agent.write_down(slots.PAYOUT, lambda c: batch if funding.is_due(c, move) else None)
         receipt = await agent.finish(slot) if slot is not None else None
         if receipt is not None and not receipt.success:

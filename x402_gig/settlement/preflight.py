@@ -1,6 +1,7 @@
 """Everything that must be true before the first signature; each failure names what to do about it."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -8,7 +9,8 @@ from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import READ_GAS, Block, Node
 from x402_gig.chain.wallets import Wallet, Wallets
-from x402_gig.errors import CannotStart
+from x402_gig.errors import CannotStart, LeaseLost
+from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, slots
 from x402_gig.store.binding import Binding, Cursor
@@ -24,6 +26,7 @@ CHUNK = 250
 SENDERS_CHECKED = 20
 DEPLOY_GAS = 3_000_000
 DEPLOY_TIMEOUT_S = 60
+DEPLOY_PAUSE_S = 0.5
 
 
 async def check_chain(node: Node) -> None:
@@ -51,38 +54,54 @@ def check_commission_address(address: str, token: str, wallets: Wallets, relayer
         raise CannotStart([f"X402_GIG_COMMISSION_ADDRESS is {ours[address]}: it must be an address of your own"])
 
 
-async def check_gas(relayers: Sequence[Relayer]) -> Relayer:
-    """A relayer that can pay for gas. Raises CannotStart when there is none."""
+async def check_gas(relayers: Sequence[Relayer]) -> None:
+    """One can pay for gas. Raises CannotStart when there is none."""
     for relayer in relayers:
         if await relayer.has_gas():
-            return relayer
+            return
     raise CannotStart([f"No relayer has enough gas: {await relayer.gas_report()}" for relayer in relayers])
 
 
-async def ensure_batcher(node: Node, relayer: Relayer) -> None:
-    """The batcher is at its address, deployed by `relayer` where it is missing. Raises CannotStart."""
+async def ensure_batcher(node: Node, relayers: Sequence[Relayer], leases: Leases) -> None:
+    """The batcher is at its address, deployed by us where it is missing. Raises CannotStart."""
     code = await node.code(batcher.address())
     if not code:
-        code = await _deploy(node, relayer)
+        if not await node.code(batcher.CREATE2_DEPLOYER):
+            raise CannotStart([f"The chain has no CREATE2 deployer at {batcher.CREATE2_DEPLOYER}"])
+        code = await _deployed(node, relayers, leases)
     if code != batcher.runtime_code():
         raise CannotStart([f"The code at {batcher.address()} is not the batcher's"])
 
 
-async def _deploy(node: Node, relayer: Relayer) -> bytes:
-    if not await node.code(batcher.CREATE2_DEPLOYER):
-        raise CannotStart([f"The chain has no CREATE2 deployer at {batcher.CREATE2_DEPLOYER}"])
+async def _deployed(node: Node, relayers: Sequence[Relayer], leases: Leases) -> bytes:
+    """Its code. Of servers that start at once, one with a relayer that can pay deploys it, and the others wait."""
+    try:
+        async with asyncio.timeout(DEPLOY_TIMEOUT_S):
+            while not (code := await node.code(batcher.address())):
+                await leases.renew()
+                if not await _deploy(relayers, leases):
+                    await asyncio.sleep(DEPLOY_PAUSE_S)
+            return code
+    except TimeoutError:
+        raise CannotStart(["The batcher's deployment was not mined in time: start again"]) from None
+
+
+async def _deploy(relayers: Sequence[Relayer], leases: Leases) -> bool:
+    """False when no relayer of this process can."""
+    ours = [relayer for relayer in relayers if leases.fence(relayer.lease) is not None]
+    able = [relayer for relayer in ours if await relayer.has_gas()]
+    if not able:
+        return False
     log.info("deploying the batcher at %s", batcher.address())
     data = batcher.SALT + batcher.creation_code()
     # In a slot like any other transaction: a reorganisation may drop this one too.
     deployment = Batch(data, DEPLOY_GAS, to=batcher.CREATE2_DEPLOYER)
-    try:
-        async with asyncio.timeout(DEPLOY_TIMEOUT_S):
-            slot = await relayer.write_down(slots.DEPLOY, lambda _: deployment)
-            if slot is not None:
-                await relayer.finish(slot)
-            return await node.code(batcher.address())
-    except TimeoutError:
-        raise CannotStart(["The batcher's deployment was not mined in time: start again"]) from None
+    with contextlib.suppress(LeaseLost):
+        await able[0].start()
+        slot = await able[0].write_down(slots.DEPLOY, lambda _: deployment)
+        if slot is not None:
+            await able[0].finish(slot)
+    return True
 
 
 async def check_ledger(node: Node, ledger: Ledger, wallets: Wallets) -> bool:

@@ -37,6 +37,10 @@ EXPIRED = Rejected(
 class Resender(Protocol):
     """Has an authorization executed that nobody waits for. `facilitators` implement it."""
 
+    def can_send(self) -> bool:
+        """Or is it another process's turn?"""
+        ...
+
     async def resend(self, payment_id: int, wanted: Reservation) -> None: ...
 
 
@@ -75,7 +79,9 @@ class Reconciler:
                     log.warning("reconciler: %s", exc.detail)
 
     async def resend(self) -> None:
-        """Send again what lost its deposit, or what the operator asked for."""
+        """Send what lost its deposit, what the operator asked for, and what a process without a relayer has left."""
+        if not self.resender.can_send():
+            return
         now = time.monotonic()
         self._resent = {i: at for i, at in self._resent.items() if at > now - RESEND_EVERY_S}
         for payment_id, wanted in await self.ledger.read(lambda c: payments.to_resend(c, BATCH)):

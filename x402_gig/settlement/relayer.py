@@ -16,6 +16,7 @@ from x402_gig.errors import ChainRefused, Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.metrics import Metrics
 from x402_gig.settlement.fees import Fees, market, outbid
+from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import funding, slots
@@ -36,8 +37,6 @@ EMPTY_GAS = 21_000
 WEI = 10**18
 # One look may have asked a node that is behind for the receipt.
 LOOKS_BEFORE_LOST = 3
-# So long is a slot left to the process that opened it; after that, two at it do no harm.
-LEFT_OVER_S = 10
 
 
 @dataclass(frozen=True)
@@ -58,29 +57,36 @@ Plan = Callable[[Connection], Batch | None]
 
 @dataclass
 class Relayer:
-    """Owns the nonces of one wallet: a slot each, used one after the other."""
+    """Owns the nonces of one wallet: a slot each, used one after the other.
+
+    `lease` is the one that this process must hold to sign anything; without it LeaseLost is raised and nothing written.
+    """
 
     wallet: Wallet
+    lease: str
     node: Node
     ledger: Ledger
     settling: Settling
     watcher: Watcher
+    leases: Leases
     confirmations: int
     metrics: Metrics
+    _fence: int | None = field(default=None, init=False)
     _chain_nonce: int = field(default=0, init=False)
     _has_gas_until: float = field(default=0.0, init=False)
 
     async def start(self) -> None:
-        """Finish what is under way, oldest first: an earlier process left it, or a reorganisation undid it."""
-        for slot in await self.ledger.read(lambda c: slots.open_slots(c, self.wallet.address)):
-            await self._finish_left_over(slot)
+        """Begin under the lease that there is now: finish what is under way, and ask the chain for its nonce."""
+        self._fence = self.leases.fence(self.lease)
+        await self.finish_left_overs()
         self._chain_nonce = await self.node.nonce(self.wallet.address)
 
-    async def take_over(self) -> None:
-        """Finish what another process has not: it may be gone, and what it left is in the way of everything after."""
-        before = int(time.time()) - LEFT_OVER_S
-        for slot in await self.ledger.read(lambda c: slots.open_slots(c, self.wallet.address, before)):
+    async def finish_left_overs(self) -> bool:
+        """What is under way, oldest first: an earlier holder left it, or a reorganisation undid it. Was there any?"""
+        left_over = await self.ledger.read(lambda c: slots.open_slots(c, self.wallet.address))
+        for slot in left_over:
             await self._finish_left_over(slot)
+        return bool(left_over)
 
     async def _finish_left_over(self, slot: Slot) -> None:
         log.info("relayer %s: finishing slot %d (%s)", self.wallet.address, slot.nonce, slot.purpose)
@@ -113,7 +119,7 @@ class Relayer:
     async def write_down(self, purpose: str, plan: Plan) -> Slot | None:
         """Sign a batch and keep it, in the transaction in which `plan` reserves what it carries.
 
-        None when `plan` finds nothing to send. Raises Unavailable; nothing was sent.
+        None when `plan` finds nothing to send. Raises Unavailable or LeaseLost; nothing was sent.
         """
         fees = await self.market()
         written = await self.ledger.write(lambda c: self._write_down(c, purpose, plan, fees))
@@ -125,6 +131,7 @@ class Relayer:
         return slot
 
     def _write_down(self, connection: Connection, purpose: str, plan: Plan, fees: Fees) -> tuple[Slot, Batch] | None:
+        self._check_lease(connection)
         batch = plan(connection)
         if batch is None:
             return None
@@ -159,7 +166,7 @@ class Relayer:
         mined = await self._until_mined(slot)
         if isinstance(mined, Block):
             log.warning("slot %d/%d: another transaction took the nonce", slot.slot_id, slot.nonce)
-            await self.ledger.write(lambda c: slots.close(c, slot, "lost", End(mined.number, mined.hash)))
+            await self.write_as_holder(lambda c: slots.close(c, slot, "lost", End(mined.number, mined.hash)))
             self._chain_nonce = await self.node.nonce(self.wallet.address)
             return None
         attempt, receipt = mined
@@ -176,6 +183,18 @@ class Relayer:
         await self._insist(lambda: self.watcher.confirm(receipt.block_number, receipt.block_hash))
         return None if attempt.is_empty else receipt
 
+    def _check_lease(self, connection: Connection) -> None:
+        self.leases.check(connection, self.lease, self._fence)
+
+    async def write_as_holder(self, work: Callable[[Connection], None]) -> None:
+        """What only he may write who knows every transaction that was signed for the slot. Raises LeaseLost."""
+
+        def checked(connection: Connection) -> None:
+            self._check_lease(connection)
+            work(connection)
+
+        await self.ledger.write(checked)
+
     async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
         """The money has moved: writing that down is repeated until it succeeds."""
         while True:
@@ -191,6 +210,7 @@ class Relayer:
         """Which attempt was mined, with its receipt; or a block in which another transaction has used the nonce."""
         sending = Sending(self, slot, await self.ledger.read(lambda c: slots.attempts_of(c, slot)))
         for tries in itertools.count():
+            self.leases.check_known(self.lease, self._fence)
             try:
                 if end := await sending.step(is_first=tries == 0):
                     return end
@@ -219,7 +239,6 @@ class Sending:
     async def step(self, *, is_first: bool) -> tuple[Attempt, Receipt] | Block | None:
         """Send it and look what became of it; None when that is not known yet. Raises Unavailable."""
         if not is_first:
-            await self._read_again()
             await self._finish_older()
         if mined := await self._send_or_find(wait=is_first):
             return mined
@@ -229,17 +248,10 @@ class Sending:
             return head if self._looks >= LOOKS_BEFORE_LOST else None
         self._since = self._since or head.number
         if better := await self._better_attempt(head):
-            await self.relayer.ledger.write(lambda c: slots.add_attempt(c, self.slot, better))
+            await self.relayer.write_as_holder(lambda c: slots.add_attempt(c, self.slot, better))
             self.attempts.insert(0, better)
             self._since = head.number
         return None
-
-    async def _read_again(self) -> None:
-        """Another process may be at the same slot, and what it has signed for it counts as much."""
-        found = await self.relayer.ledger.read(lambda c: slots.attempts_of(c, self.slot))
-        if len(found) > len(self.attempts):
-            self._since = None
-        self.attempts = found
 
     async def _finish_older(self) -> None:
         """A reorganisation may have emptied a slot before this one, and then this one waits for it."""

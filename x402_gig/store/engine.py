@@ -8,6 +8,8 @@ PostgreSQL whoever writes takes a lock first, whichever process or machine he is
 
 import asyncio
 import logging
+import os
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -41,6 +43,9 @@ SESSION = {
 # A host that is gone does not say so (seconds).
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
+NO_FILE = "the file cannot be opened: is there such a folder, and may it be written to?"
+IN_USE = "another server is at work on this file; several servers can share a ledger on PostgreSQL only"
+
 
 class Ledger:
     """Opens the database at `url` (SQLAlchemy form) and brings its schema up to date. Raises CannotStart.
@@ -52,6 +57,7 @@ class Ledger:
     def __init__(self, url: str, *, is_guest: bool = False) -> None:
         try:
             self._engine = _engine(url)
+            self._lock = None if is_guest else _locked(make_url(url))
             self._reading = _reading(_engine(_read_only(url)) if is_guest else self._engine)
             check_schema(self._reading) if is_guest else migrate(self._engine)
         except (SQLAlchemyError, ImportError) as exc:
@@ -89,11 +95,18 @@ class Ledger:
     def engine(self) -> Engine:
         return self._engine
 
+    @property
+    def is_alone(self) -> bool:
+        """Can no other server be at work on it?"""
+        return self._engine.dialect.name == "sqlite"
+
     def close(self) -> None:
         self._writer.shutdown()
         self._readers.shutdown()
         self._engine.dispose()
         self._reading.dispose()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def _why(url: str, exc: Exception, is_guest: bool) -> str:
@@ -106,7 +119,7 @@ def _why(url: str, exc: Exception, is_guest: bool) -> str:
         return "PostgreSQL does not answer there, does not know the database, or refuses this user and password"
     if is_guest:
         return "there is no ledger in that file (`x402-gig serve` makes it), or it cannot be read"
-    return "the file cannot be opened: is there such a folder, and may it be written to?"
+    return NO_FILE
 
 
 class InsertIgnore:
@@ -143,6 +156,23 @@ class InsertOrReplace:
 def _replacing(statement: Any, key: Sequence[str], columns: Sequence[str], where: ColumnElement[bool] | None) -> Any:
     new = {name: statement.excluded[name] for name in columns}
     return statement.on_conflict_do_update(index_elements=key, index_where=where, set_=new)
+
+
+def _locked(url: URL) -> sqlite3.Connection | None:
+    """Held by the one server of a SQLite ledger; it ends with the process, however that ends. Raises CannotStart.
+
+    A lock of the ledger itself would keep the operator's commands out, so it is that of an empty database beside it.
+    """
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or "uri" in url.query:
+        return None
+    path = os.path.realpath(str(url.database))
+    try:
+        lock = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as exc:
+        said = IN_USE if exc.sqlite_errorname == "SQLITE_BUSY" else NO_FILE
+        raise CannotStart([f"X402_GIG_DATABASE_URL: {said}"]) from None
+    return lock
 
 
 def _read_only(url: str) -> URL:

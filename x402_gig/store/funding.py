@@ -6,7 +6,7 @@ Nothing is signed while the deposit that it spends is off the chain.
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Column,
@@ -26,7 +26,7 @@ from sqlalchemy import (
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.store import states
 from x402_gig.store.slots import End
-from x402_gig.store.tables import commissions, deposits, gigs, movements, payments, slot_movements, slots
+from x402_gig.store.tables import commissions, deposits, gigs, journal, movements, payments, slot_movements, slots
 
 REWARD, COMMISSION, REFUND = "reward", "commission", "refund"
 # Out of the wallet of a gig that was created with a key: the commission on it, and what is given back.
@@ -49,6 +49,20 @@ class Movement:
     nonce: str
     source_gig: int | None
     asset: str | None
+
+
+class Pulse(NamedTuple):
+    """Changes whenever there may be more to move than before."""
+
+    journal_id: int | None
+    movement_id: int | None
+    due: int
+
+
+def pulse(connection: Connection) -> Pulse:
+    entry, movement = (select(func.max(table.c.id)).scalar_subquery() for table in (journal, movements))
+    due = select(func.count()).select_from(movements).where(movements.c.state == "due").scalar_subquery()
+    return Pulse._make(connection.execute(select(entry, movement, due)).one())
 
 
 def _not_in_flight() -> ColumnElement[bool]:

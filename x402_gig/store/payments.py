@@ -2,14 +2,16 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     CursorResult,
     RowMapping,
+    Select,
     and_,
     bindparam,
     exists,
@@ -17,7 +19,9 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    true,
     tuple_,
+    union,
     update,
 )
 
@@ -135,6 +139,15 @@ def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payme
     ordered = sorted(wanted, key=lambda r: r.key)
     ids = write_down(connection, ordered) | _sendable_again(connection, ordered)
     connection.execute(_COUNT_BROADCAST, {"ids": list(ids.values())})
+    return ids
+
+
+def leave(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
+    """Write the payments down for whoever can send them; the ids of those that nobody sends yet."""
+    ordered = sorted(wanted, key=lambda r: r.key)
+    ids = write_down(connection, ordered) | _sendable_again(connection, ordered)
+    connection.execute(update(payments).where(payments.c.id.in_(ids.values())).values(resend=1))
+    journal.note(connection, ids.values(), "open", "left to a server with a relayer")
     return ids
 
 
@@ -377,19 +390,29 @@ def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool =
         journal.note(connection, [payment_id], state, reason)
 
 
-def mark_unanswered(connection: Connection) -> None:
-    """At start: whoever waited for an open payment waits no more, and the last answers may not have gone out."""
-    still_open = select(payments.c.id).where(payments.c.state == "open")
-    mark_abandoned(connection, connection.execute(still_open).scalars().all())
-    last = connection.execute(select(journal_rows.c.id, journal_rows.c.at).order_by(journal_rows.c.id.desc())).first()
-    if last is None:
-        return
-    settled_last = select(journal_rows.c.payment_id).where(
-        journal_rows.c.id > last.id - LAST_ENTRIES,
-        journal_rows.c.at >= last.at - ANSWER_S,
+def mark_unanswered(connection: Connection, relayers: Collection[str] | None = None, gone_s: int = 0) -> None:
+    """Whoever waited for an open payment waits no more, and the last answers may not have gone out.
+
+    True of all at a start, and of those that `relayers` carried, or none, when the process that had them is found gone
+    after `gone_s` seconds.
+    """
+    is_open = select(payments.c.id).where(payments.c.state == "open")
+    waited_for = payments.c.id.in_(union(is_open, _settled_last(connection, ANSWER_S + gone_s)))
+    carried = exists().where(slot_payments.c.payment_id == payments.c.id)
+    theirs = carried.where(slots.c.id == slot_payments.c.slot_id, slots.c.relayer.in_(relayers or []))
+    is_theirs: ColumnElement[bool] = true() if relayers is None else theirs | ~carried
+    mark_abandoned(connection, connection.execute(select(payments.c.id).where(waited_for, is_theirs)).scalars().all())
+
+
+def _settled_last(connection: Connection, seconds: int) -> Select[tuple[int]]:
+    """The payments that were settled in the last seconds of the journal."""
+    newest = select(journal_rows.c.id, journal_rows.c.at).order_by(journal_rows.c.id.desc()).limit(1)
+    last_id, last_at = connection.execute(newest).first() or (0, 0)
+    return select(journal_rows.c.payment_id).where(
+        journal_rows.c.id > last_id - LAST_ENTRIES * seconds // ANSWER_S,
+        journal_rows.c.at >= last_at - seconds,
         journal_rows.c.state == "settled",
     )
-    mark_abandoned(connection, connection.execute(settled_last).scalars().all())
 
 
 _IS_PAID = select(literal(1)).where(

@@ -84,11 +84,9 @@ def enter_payments(connection: Connection, slot: Slot, payment_ids: Iterable[int
     connection.execute(_ENTER_PAYMENTS, rows)
 
 
-def open_slots(connection: Connection, relayer: str, before_s: int | None = None) -> list[Slot]:
-    """Slots whose end is not known, in the order of their nonces; those opened up to `before_s`, or all."""
+def open_slots(connection: Connection, relayer: str) -> list[Slot]:
+    """Slots whose end is not known, in the order of their nonces."""
     query = select(slots).where(slots.c.relayer == relayer, slots.c.state == "open").order_by(slots.c.nonce)
-    if before_s is not None:
-        query = query.where(slots.c.created_at <= before_s)
     rows = connection.execute(query).mappings()
     return [Slot(row["id"], row["relayer"], row["nonce"], row["purpose"]) for row in rows]
 

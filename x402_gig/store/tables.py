@@ -1,4 +1,4 @@
-"""The ledger's tables. Nothing in them is ever deleted; money rows change only forward through their states.
+"""The ledger's tables. Nothing but processes is ever deleted; money rows change only forward through their states.
 
 Amounts are base units, times Unix seconds, hex lower case with `0x`.
 """
@@ -325,4 +325,23 @@ gig_deposits = Table(
     Column("created_at", BigInteger, nullable=False),
     UniqueConstraint("gig_id", "transaction", "log_index"),
     sqlite_autoincrement=True,
+)
+
+# The servers at work on this ledger, each alive until its deadline.
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("ends_at", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# What one process at a time may use: a relayer, by its address, or the right to move money on. The fence grows whenever
+# it is taken, and only who has the newest may write.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Hex, primary_key=True),
+    Column("process_id", Id, ForeignKey("processes.id"), index=True),
+    Column("fence", BigInteger, nullable=False),
 )

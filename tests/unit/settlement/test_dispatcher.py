@@ -30,8 +30,8 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
         async def has_gas(self) -> bool:
             return True
 
-        async def take_over(self) -> None:
-            return
+        async def finish_left_overs(self) -> bool:
+            return False
 
     class Queue:
         def __init__(self) -> None:
@@ -40,6 +40,9 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
         def waits(self) -> bool:
             return not done.is_set()
 
+        async def leave(self) -> None:
+            raise AssertionError("there is a relayer")
+
         async def run(self, relayer: Any) -> None:
             happened.append("batch")
             if happened.count("batch") == 1:
@@ -47,9 +50,12 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
             done.set()
 
     funding = SimpleNamespace(is_wanted=lambda others_wait: False, due=lambda: None)
+    leases = SimpleNamespace(fence=lambda name: 1, has_too_many=False, can_send=True, processes=1, out_of_gas=set())
 
     async def main() -> None:
-        working = asyncio.ensure_future(Dispatcher([cast(Any, Relayer())], [Queue()], cast(Any, funding)).run())
+        working = asyncio.ensure_future(
+            Dispatcher([cast(Any, Relayer())], cast(Any, leases), [Queue()], cast(Any, funding)).run()
+        )
         async with asyncio.timeout(10):
             await done.wait()
         working.cancel()

@@ -1,0 +1,131 @@
+"""Who may use which relayer: processes with a deadline, and leases that name their holder.
+
+A process that has missed its deadline is struck off by whoever renews next. A lease has a number that grows with each
+taking, and what is written in its name is written under the number it was taken with, or not at all.
+"""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from x402_gig.store.tables import leases, processes
+
+# Five renewals, one a second: longer than a database hesitates, and far shorter than a buyer waits.
+LEASE_S = 5
+# The right to move money on, which one process has at a time.
+FUNDING = "funding"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a process has: its number, leases with their fences, and its share of the relayers among so many processes.
+
+    `orphaned`: what processes had that were found to be gone just now; None when there were none.
+    """
+
+    process_id: int
+    held: Mapping[str, int]
+    share: int
+    processes: int
+    orphaned: frozenset[str] | None = None
+
+
+def renew(
+    connection: Connection,
+    process_id: int | None,
+    relayers: Sequence[str],
+    out_of_gas: Collection[str] = (),
+    *,
+    is_alone: bool = False,
+) -> Standing:
+    """Push the deadline out, strike off who has missed his, and take what is free, up to the share.
+
+    The share of the relayers is the same for all; what is left over goes to the oldest. Money is moved on by whoever
+    has a relayer that is not `out_of_gas`. `is_alone`: there can be no other process.
+    """
+    now = _now(connection)
+    orphaned = _strike_off(connection, process_id, now, is_alone)
+    me = _push_out(connection, process_id, now)
+    alive = list(connection.execute(select(processes.c.id).order_by(processes.c.id)).scalars())
+    share, left_over = divmod(len(relayers), len(alive))
+    share += alive.index(me) < left_over
+    _take(connection, me, relayers, share, out_of_gas)
+    return Standing(me, _held(connection, me), share, len(alive), orphaned)
+
+
+def _now(connection: Connection) -> int:
+    """By the database's clock: those of the machines may differ. A file's is this machine's."""
+    if connection.dialect.name == "sqlite":
+        return int(time.time())
+    return int(connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+
+
+def _strike_off(connection: Connection, me: int | None, now: int, is_alone: bool) -> frozenset[str] | None:
+    """End the processes past their deadline, or all others; what they had."""
+    gone = select(processes.c.id).where(processes.c.id.is_distinct_from(me))
+    if not is_alone:
+        gone = gone.where(processes.c.ends_at < now)
+    ids = list(connection.execute(gone).scalars())
+    if not ids:
+        return None
+    orphaned = connection.execute(select(leases.c.name).where(leases.c.process_id.in_(ids))).scalars().all()
+    for process_id in ids:
+        leave(connection, process_id)
+    return frozenset(orphaned)
+
+
+def _push_out(connection: Connection, me: int | None, now: int) -> int:
+    """A process that was struck off, or is new, gets a new number."""
+    ends_at = now + LEASE_S
+    if me is not None:
+        pushed = update(processes).where(processes.c.id == me).values(ends_at=ends_at)
+        if connection.execute(pushed).rowcount == 1:
+            return me
+    return int(connection.execute(insert(processes).values(ends_at=ends_at).returning(processes.c.id)).scalar_one())
+
+
+def _take(connection: Connection, me: int, relayers: Sequence[str], share: int, out_of_gas: Collection[str]) -> None:
+    holders = _holders(connection, [*relayers, FUNDING])
+    mine = [name for name in relayers if holders[name] == me]
+    wanted = [name for name in relayers if holders[name] is None][: max(0, share - len(mine))]
+    if not {*mine, *wanted}.difference(out_of_gas):
+        give_up(connection, me, FUNDING)
+    elif holders[FUNDING] is None:
+        wanted.append(FUNDING)
+    if wanted:
+        taken = update(leases).where(leases.c.name.in_(wanted))
+        connection.execute(taken.values(process_id=me, fence=leases.c.fence + 1))
+
+
+def _holders(connection: Connection, names: Sequence[str]) -> dict[str, int | None]:
+    """Who holds each of these; one that nobody ever had gets its row."""
+    known = {row.name: row.process_id for row in connection.execute(select(leases.c.name, leases.c.process_id))}
+    if new := [{"name": name, "process_id": None, "fence": 0} for name in names if name not in known]:
+        connection.execute(insert(leases), new)
+    return {name: known.get(name) for name in names}
+
+
+def _held(connection: Connection, me: int) -> dict[str, int]:
+    query = select(leases.c.name, leases.c.fence).where(leases.c.process_id == me)
+    return {row.name: row.fence for row in connection.execute(query)}
+
+
+def is_held(connection: Connection, name: str, fence: int) -> bool:
+    """Has nobody else had it since it was taken under this number, and was it not given up?"""
+    query = select(leases.c.name).where(
+        leases.c.name == name, leases.c.fence == fence, leases.c.process_id.is_not(None)
+    )
+    return connection.execute(query).first() is not None
+
+
+def give_up(connection: Connection, process_id: int, name: str) -> None:
+    mine = update(leases).where(leases.c.name == name, leases.c.process_id == process_id)
+    connection.execute(mine.values(process_id=None))
+
+
+def leave(connection: Connection, process_id: int) -> None:
+    """The process is gone: others may have all that it held."""
+    connection.execute(update(leases).where(leases.c.process_id == process_id).values(process_id=None))
+    connection.execute(delete(processes).where(processes.c.id == process_id))
