@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, cast
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from x402_gig import logs, settings
 from x402_gig.app import open_server
 from x402_gig.errors import CannotStart
 from x402_gig.settings import Settings
@@ -68,9 +72,49 @@ async def listening(app: ASGIApp, listener: socket.socket, proxies: Sequence[str
 
 async def serve(load: Callable[[], Settings]) -> None:
     """Serve until cancelled. Raises CannotStart."""
-    settings = load()
-    with bind(settings.host, settings.port) as listener:
-        async with open_server(settings) as server, listening(server.app, listener, settings.proxies):
-            log.info("network %s, intake %s, listening on %s", settings.network, server.seller.pay_to, url_of(listener))
+    loaded = load()
+    with bind(loaded.host, loaded.port) as listener:
+        async with open_server(loaded) as server, listening(server.app, listener, loaded.proxies):
+            log.info("network %s, intake %s, listening on %s", loaded.network, server.seller.pay_to, url_of(listener))
             print(f"ready {url_of(listener)}", flush=True)
             await asyncio.Event().wait()
+
+
+def app() -> ASGIApp:
+    """For an ASGI server of one's own: `uvicorn x402_gig.serving:app --factory --workers 3`."""
+    logs.configure(logging.INFO, as_json=True)
+    return Worker()
+
+
+class Worker:
+    """A server that lives as long as ASGI's lifespan says."""
+
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self._app is not None:
+            await self._app(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._serve(receive, send)
+        except CannotStart as exc:
+            await send({"type": "lifespan.startup.failed", "message": "\n".join(["Cannot start:", *exc.problems])})
+        except BaseException:
+            # What works in the background has failed, and whoever serves HTTP must not go on without it.
+            signal.raise_signal(signal.SIGTERM)
+            raise
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, receive: Receive, send: Send) -> None:
+        loaded = settings.load()
+        async with open_server(loaded) as server:
+            self._app = cast(ASGIApp, ProxyHeadersMiddleware(cast(Any, server.app), loaded.proxies))
+            log.info("network %s, intake %s", loaded.network, server.seller.pay_to)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()

@@ -327,3 +327,34 @@ def test_an_id_is_never_given_out_twice(db: Connection) -> None:
     db.execute(journal.delete())
     db.execute(payments.delete().where(payments.c.id == second))
     assert reserved(db, 3) == [second + 1] == [first + 2]
+
+
+# One server on SQLite
+
+
+@on_sqlite
+def test_a_second_server_on_one_file_is_refused_whatever_it_calls_the_file(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "same.db").symlink_to(tmp_path / "ledger.db")
+    for name in ("ledger.db", "./ledger.db", "same.db"):
+        with pytest.raises(CannotStart, match="another server is at work on this file"):
+            Ledger(f"sqlite:///{tmp_path}/{name}")
+
+
+@on_sqlite
+def test_the_file_is_free_again_when_the_server_is_gone(ledger: Ledger, url: str) -> None:
+    ledger.close()
+    Ledger(url).close()
+
+
+@on_postgresql
+def test_any_number_of_servers_have_one_postgresql(ledger: Ledger, url: str) -> None:
+    other = Ledger(url)
+    assert not other.is_alone
+    other.close()
+
+
+def test_a_ledger_in_memory_needs_no_lock() -> None:
+    first, second = Ledger("sqlite://"), Ledger("sqlite://")
+    assert first.is_alone
+    first.close()
+    second.close()
