@@ -13,7 +13,7 @@ from functools import partial
 
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
-from x402_gig.chain.node import Block, Node
+from x402_gig.chain.node import Block, Node, Receipt
 from x402_gig.chain.wallets import Wallets
 from x402_gig.errors import Unavailable
 from x402_gig.gigs.pricing import to_tokens
@@ -27,6 +27,10 @@ from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Mov
 log = logging.getLogger(__name__)
 
 LIFETIME_S = 600
+# Between two batches, so that a stream of single purchases shares them.
+PACE_S = 0.25
+# So old may the comparison of the intake's balance with the ledger be.
+BALANCE_TTL_S = 1
 PATIENCE_S = 10
 BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
@@ -68,6 +72,7 @@ class Funding:
     _busy: bool = field(default=False, init=False)
     _not_before: float = field(default=0.0, init=False)
     _pause_s: int = field(default=1, init=False)
+    _compared_until: float = field(default=0.0, init=False)
     _pulse: Pulse | None = field(default=None, init=False)
 
     @property
@@ -125,34 +130,55 @@ class Funding:
 
     async def _send_batch(self, relayer: Relayer, waiting_since: float | None) -> str:
         """What keeps everything from moving, or nothing."""
-        if halt := await self.ledger.read(binding.funding_halt):
+        halt, newest = await self.ledger.read(lambda c: (binding.funding_halt(c), deposits.newest_block(c)))
+        if halt:
             return halt
         await self._forget_done()
-        anchor = await self.node.head()
-        balance = await self.node.balance_of(self.wallets.intake.address, anchor)
+        anchor = await relayer.watcher.newest()
+        if anchor.number < newest:
+            anchor = await self.node.head()
         valid_before = int(self.clock()) + LIFETIME_S
-        plan = Plan(self, anchor, balance, valid_before)
+        plan = Plan(self, anchor, await self._balance(anchor), valid_before)
         slot = await relayer.write_down("funding", plan)
         if slot is None:
             if plan.is_early:
                 self.due()
-            return await self._idle(anchor, balance)
+            return plan.obstacle
         receipt = await relayer.finish(slot)
-        unread = await self.ledger.read(lambda c: funding.still_due(c, plan.moves))
-        if receipt is not None and unread:
-            # The ledger has yet to read them (more confirmations are wanted, or a stranger has executed them first),
-            # and they are not to be signed again before.
-            relayer.watcher.wake()
-            await relayer.watcher.passed(receipt.block_number)
         self.due()
         if plan.is_full:
             self._due_since = waiting_since
-        if receipt is not None and (receipt.success or not await self._was_reorganised(anchor)):
-            await self._hold_back(plan.moves, valid_before)
+        else:
+            self._not_before = time.monotonic() + PACE_S
+        await self._look_after(relayer, plan, receipt)
         return ""
+
+    async def _balance(self, anchor: Block) -> int | None:
+        """Of the intake; None when it was compared with the ledger a moment ago."""
+        if time.monotonic() < self._compared_until:
+            return None
+        return await self.node.balance_of(self.wallets.intake.address, anchor)
+
+    def compared(self) -> None:
+        """The intake holds what it should."""
+        self._compared_until = max(self._compared_until, time.monotonic() + BALANCE_TTL_S)
+
+    async def _look_after(self, relayer: Relayer, plan: "Plan", receipt: Receipt | None) -> None:
+        """What was signed and has not moved."""
+        unread = await self.ledger.read(lambda c: funding.still_due(c, plan.moves))
+        if receipt is None or not unread:
+            return
+        # The ledger has yet to read them (more confirmations are wanted, or a stranger has executed them first), and
+        # they are not to be signed again before.
+        relayer.watcher.wake()
+        await relayer.watcher.passed(receipt.block_number)
+        if receipt.success or not await self._was_reorganised(plan.anchor):
+            await self._hold_back(unread, plan.valid_before)
 
     async def _forget_done(self) -> None:
         """What is held back is public: somebody else may have executed it meanwhile."""
+        if not self._held:
+            return
         held = [hold.movement for hold in self._held.values()]
         due = {move.movement_id for move in await self.ledger.read(lambda c: funding.still_due(c, held))}
         self._held = {movement_id: hold for movement_id, hold in self._held.items() if movement_id in due}
@@ -197,13 +223,6 @@ class Funding:
         now = await self.node.block(anchor.number)
         return now is None or now.hash != anchor.hash
 
-    async def _idle(self, anchor: Block, balance: int) -> str:
-        """Nothing was sent: because nothing is due, or because the intake does not hold what it should."""
-        expected = await self.ledger.read(lambda c: deposits.expected_balance(c, anchor.number))
-        if balance < expected:
-            return f"the intake holds {balance} base units and should hold {expected}"
-        return ""
-
     def signed_call(self, move: Movement, valid_before: int) -> bytes:
         payer = self.wallets.intake if move.source_gig is None else self.wallets.gig_wallet(move.source_gig)
         authorization = Authorization(payer.address, move.payee, move.value, 0, valid_before, move.nonce)
@@ -214,15 +233,16 @@ class Funding:
 class Plan:
     """What a funding transaction carries, decided in the ledger transaction that keeps it."""
 
-    def __init__(self, funding_: Funding, anchor: Block, balance: int, valid_before: int) -> None:
+    def __init__(self, funding_: Funding, anchor: Block, balance: int | None, valid_before: int) -> None:
         self._funding = funding_
-        self._anchor = anchor
+        self.anchor = anchor
         self._balance = balance
-        self._valid_before = valid_before
+        self.valid_before = valid_before
         self._limit = min(MAX_MOVEMENTS, _room(anchor))
         self._fence = funding_.leases.fence(FUNDING)
         self.moves: list[Movement] = []
         self.is_early = False
+        self.obstacle = ""
 
     @property
     def is_full(self) -> bool:
@@ -230,16 +250,26 @@ class Plan:
 
     def __call__(self, connection: Connection) -> Batch | None:
         self._funding.leases.check(connection, FUNDING, self._fence)
-        number = self._anchor.number
+        number = self.anchor.number
         if deposits.newest_block(connection) > number:
             self.is_early = True  # a node behind the one that told us of the deposit
             return None
-        if self._balance < deposits.expected_balance(connection, number):
+        self.obstacle = self._shortfall(connection)
+        if self.obstacle:
             return None
         wallets = self._funding.wallets
         funding.write_commission(connection, self._funding.commission_address, wallets.commission_nonce)
         self.moves = self._due(connection)
         return self._batch() if self.moves else None
+
+    def _shortfall(self, connection: Connection) -> str:
+        if self._balance is None:
+            return ""
+        expected = deposits.expected_balance(connection, self.anchor.number)
+        if self._balance < expected:
+            return f"the intake holds {self._balance} base units and should hold {expected}"
+        self._funding.compared()
+        return ""
 
     def _due(self, connection: Connection) -> list[Movement]:
         """Rewards with the commission, or refunds, or what leaves the gigs' wallets: each has batches of its own."""
@@ -249,11 +279,11 @@ class Plan:
         return moves or next(filter(None, (funding.due(connection, k, self._limit, held) for k in LATER)), [])
 
     def _batch(self) -> Batch:
-        calls = [self._funding.signed_call(move, self._valid_before) for move in self.moves]
+        calls = [self._funding.signed_call(move, self.valid_before) for move in self.moves]
         token, gas_each = self._funding.node.token.address, batcher.PLAIN_CALL_GAS
-        data = batcher.execute_on_data(self._anchor.number, self._anchor.hash, token, gas_each, calls)
+        data = batcher.execute_on_data(self.anchor.number, self.anchor.hash, token, gas_each, calls)
         gas = batcher.batch_gas(data, gas_each, len(calls))
-        return Batch(data, gas, movements=self.moves, valid_before=self._valid_before)
+        return Batch(data, gas, movements=self.moves, valid_before=self.valid_before)
 
 
 def _room(block: Block) -> int:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -137,12 +137,13 @@ class Relayer:
             return None
         slot = slots.open_slot(connection, self.wallet.address, purpose, self._chain_nonce)
         call = {"to": batch.to, "value": batch.value, "data": batch.data, "gas": batch.gas}
-        slots.add_attempt(connection, slot, self.sign(slot, call, fees))
+        attempt = self.sign(slot, call, fees)
+        slots.add_attempt(connection, slot, attempt)
         if batch.payment_ids:
             slots.enter_payments(connection, slot, batch.payment_ids)
         if batch.movements:
             funding.enter_slot(connection, slot.slot_id, batch.movements, batch.valid_before)
-        return slot, batch
+        return replace(slot, first=attempt), batch
 
     def sign(self, slot: Slot, call: dict[str, Any], fees: Fees, *, is_empty: bool = False) -> Attempt:
         fields = {
@@ -208,7 +209,8 @@ class Relayer:
 
     async def _until_mined(self, slot: Slot) -> tuple[Attempt, Receipt] | Block:
         """Which attempt was mined, with its receipt; or a block in which another transaction has used the nonce."""
-        sending = Sending(self, slot, await self.ledger.read(lambda c: slots.attempts_of(c, slot)))
+        attempts = [slot.first] if slot.first else await self.ledger.read(lambda c: slots.attempts_of(c, slot))
+        sending = Sending(self, slot, attempts)
         for tries in itertools.count():
             self.leases.check_known(self.lease, self._fence)
             try:
@@ -279,7 +281,10 @@ class Sending:
     async def _is_sealed(self, receipt: Receipt) -> bool:
         """A pre-confirmation names a block that the chain does not have (yet)."""
         block = await self.relayer.node.block(receipt.block_number)
-        return block is not None and block.hash == receipt.block_hash
+        if block is None or block.hash != receipt.block_hash:
+            return False
+        self.relayer.watcher.saw(block)
+        return True
 
     async def _better_attempt(self, head: Block) -> Attempt | None:
         """A transaction to take the newest attempt's place, when it cannot get into a block as it is."""

@@ -56,6 +56,11 @@ class Watcher:
         """The newest block seen; asked for where none was. Raises ChainUnavailable."""
         return self._head or await self._node.head()
 
+    def saw(self, block: Block) -> None:
+        """Somebody else has met this block on the chain."""
+        if self._head is None or block.number > self._head.number:
+            self._head = block
+
     @property
     def cursor(self) -> Block:
         """Every deposit up to this block is in the ledger."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, bindparam, func, insert, select, union_all, update
 
@@ -16,14 +16,6 @@ GAS, PAYOUT = "gas", "payout"
 
 
 @dataclass(frozen=True)
-class Slot:
-    slot_id: int
-    relayer: str
-    nonce: int
-    purpose: str
-
-
-@dataclass(frozen=True)
 class Attempt:
     """One transaction signed for a slot. An empty one only uses the nonce up."""
 
@@ -32,6 +24,17 @@ class Attempt:
     priority_fee: int
     gas: int
     is_empty: bool = False
+
+
+@dataclass(frozen=True)
+class Slot:
+    """`first` is what has just been signed for a new one; of others see `attempts_of`."""
+
+    slot_id: int
+    relayer: str
+    nonce: int
+    purpose: str
+    first: Attempt | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, url: str) -> Non
     with ledger.engine.begin() as db:
         db.execute(text("update alembic_version set version_num = '9999'"))
     ledger.close()
-    with pytest.raises(CannotStart, match="DATABASE_URL: the ledger cannot be opened"):
+    with pytest.raises(CannotStart, match="DATABASE_URL: another version"):
         Ledger(url)
 
 
