@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp
 
@@ -21,7 +22,6 @@ from x402_gig.chain.wallets import MAX_GIG_ID, Wallet, Wallets
 from x402_gig.devnet.gas import give_gas
 from x402_gig.errors import CannotStart, GigError, Unavailable
 from x402_gig.facilitators.local import LocalFacilitator
-from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
 from x402_gig.gigs.listing import GigQuery, Page
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
@@ -41,13 +41,18 @@ from x402_gig.settlement.payouts import Payouts
 from x402_gig.settlement.reconciler import Reconciler
 from x402_gig.settlement.relayer import Relayer
 from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.turns import LedgerTurns, RedisTurns
+from x402_gig.settlement.turns import LedgerTurns
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.gigs import GigShelf, find_gig, list_gigs
 from x402_gig.store.payments import PaymentBook
 from x402_gig.store.status import status
+
+if TYPE_CHECKING:
+    # Imported when they are used: most servers do without an HTTP client and without Redis.
+    from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
+    from x402_gig.settlement.redis_turns import RedisTurns
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +84,8 @@ class Server:
     metrics: Metrics
     leases: Leases
     payouts: Payouts
-    client: FacilitatorClient | None = field(init=False, default=None)
-    redis_turns: RedisTurns | None = field(init=False, default=None)
+    client: "FacilitatorClient | None" = field(init=False, default=None)
+    redis_turns: "RedisTurns | None" = field(init=False, default=None)
     keyed: KeyedGigs = field(init=False)
     limiter: Limiter = field(init=False)
     checkout: Checkout = field(init=False)
@@ -98,12 +103,7 @@ class Server:
             facilitator = local
             queues.insert(0, local)
         else:
-            self.client = FacilitatorClient(
-                self.settings.facilitator, self.settings.facilitator_token.get_secret_value()
-            )
-            facilitator = RemoteFacilitator(
-                self.client, self.seller, self.node, self.ledger, self.settling, self.claims, self.watcher.wake
-            )
+            facilitator = self._remote_facilitator()
         self.dispatcher = Dispatcher(self.relayers, self.leases, queues, self.funding)
         for queue in queues:
             queue.wake = self.dispatcher.wake
@@ -137,9 +137,20 @@ class Server:
         self.settling.pause = self._pause
         self.leases.renewed = self._look_at_others
 
+    def _remote_facilitator(self) -> "RemoteFacilitator":
+        from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
+
+        token = self.settings.facilitator_token.get_secret_value()
+        self.client = FacilitatorClient(self.settings.facilitator, token)
+        return RemoteFacilitator(
+            self.client, self.seller, self.node, self.ledger, self.settling, self.claims, self.watcher.wake
+        )
+
     def _keyed_gigs(self) -> KeyedGigs:
         redis_url = self.settings.redis_url.get_secret_value()
         if redis_url:
+            from x402_gig.settlement.redis_turns import RedisTurns
+
             self.redis_turns = RedisTurns(redis_url, self.wallets.intake.address, self.ledger)
         return KeyedGigs(
             shop=self.shop,

@@ -24,7 +24,6 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.connection import parse_url as parse_redis_url
 
 from x402_gig.chain.wallets import seed_of
 from x402_gig.errors import CannotStart
@@ -96,8 +95,12 @@ def _usdc(value: Any) -> int:
 
 def _redis_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value()
+    if not url:
+        return value
+    from redis.connection import parse_url as parse_redis_url
+
     try:
-        is_right = not url or (url.startswith(("redis://", "rediss://")) and bool(parse_redis_url(url)))  # type: ignore[no-untyped-call]
+        is_right = url.startswith(("redis://", "rediss://")) and bool(parse_redis_url(url))  # type: ignore[no-untyped-call]
     except ValueError:
         is_right = False
     if not is_right:

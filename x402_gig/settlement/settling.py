@@ -54,6 +54,7 @@ class Settling:
 
         def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], list[tuple[int, str]]]:
             also(connection)
+            deposits.will_change(connection, transfers)
             moved = funding.awaited(connection, [t.nonce for t in outgoing])
             deposits.record(connection, self._asset, incoming, int(self._clock()))
             settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming if t.nonce])
@@ -167,6 +168,7 @@ class Settling:
 
 def _forget(connection: Connection, block: Block) -> bool:
     """True when slots are open again."""
+    deposits.recount(connection)
     for payment_id in deposits.forget_block(connection, block.number, block.hash):
         PaymentLog(log, payment_id).warning("a reorganisation took its deposit away")
     funding.forget_block(connection, block.number, block.hash)

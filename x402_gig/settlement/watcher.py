@@ -12,12 +12,14 @@ from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.settling import Settling
 from x402_gig.store import binding, deposits
 from x402_gig.store.binding import Cursor
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 
 log = logging.getLogger(__name__)
 
 PERSIST_EVERY = 50
 RANGE = 500
+# From here on, new blocks are read together.
+SEVERAL = 2
 LAST_BLOCK = 2**62
 
 
@@ -104,9 +106,11 @@ class Watcher:
         start, last = self._cursor, head.number - self._behind
         if await self._read_ranges(last):
             await self._read_blocks(last)
-            if not await self._adds_up():
+            if not await self._adds_up(self._cursor):
                 log.warning("watcher: the node left logs out, reading all blocks from %d one by one", start.number)
                 self._cursor = start
+        if last - self._cursor.number >= SEVERAL:
+            await self._read_together(head if last == head.number else await self._existing(last))
         await self._read_blocks(last)
         if self._cursor.number != start.number:
             await self._persist(self._cursor)
@@ -166,11 +170,31 @@ class Watcher:
             has_read = True
         return has_read
 
-    async def _adds_up(self) -> bool:
+    async def _read_together(self, last: Block) -> None:
+        """Read several new blocks, up to this one, for the calls that one takes; one by one where anything is odd.
+
+        Odd is another block at the cursor, a block of ours that shows no transfers, or a balance that is not the
+        ledger's.
+        """
+        first = self.cursor.number + 1
+        block = await self._node.block(self.cursor.number)
+        if block is None or block.hash != self.cursor.hash:
+            return
+        transfers = [t for t in await self._node.history(first, last.number, self._intake) if t.value]
+        if transfers:
+            await self._settling.record(transfers)
+        if not await self._adds_up(last):
+            return
+        self._cursor = last
+        # After the cursor has moved, as in `_read`.
+        known = await self._ledger.read(partial(deposits.known_places, first=first, last=last.number))
+        if known - {(t.block_number, t.block_hash) for t in transfers}:
+            await self._roll_back(first)
+
+    async def _adds_up(self, block: Block) -> bool:
         """Does the intake hold what the ledger says? A node may answer for blocks that it does not have."""
-        number = self.cursor.number
-        expected = await self._ledger.read(lambda c: deposits.expected_balance(c, number))
-        return await self._node.balance_of(self._intake, self.cursor) == expected
+        expected = await self._ledger.read(lambda c: deposits.expected_balance(c, block.number))
+        return await self._node.balance_of(self._intake, block) == expected
 
     async def _existing(self, number: int) -> Block:
         block = await self._node.block(number)
@@ -201,7 +225,11 @@ class Watcher:
                 await self._settling.forget([block])
 
     async def _persist(self, block: Block) -> None:
-        await self._ledger.write(lambda c: binding.move_cursor(c, Cursor(block.number, block.hash)))
+        def persist(connection: Connection) -> None:
+            binding.move_cursor(connection, Cursor(block.number, block.hash))
+            deposits.count_from(connection, max(0, block.number - self._depth))
+
+        await self._ledger.write(persist)
 
     async def passed(self, block_number: int) -> None:
         """Wait until every deposit up to this block is in the ledger."""

@@ -31,6 +31,7 @@ def bind(connection: Connection, binding: Binding, cursor: Cursor, balance: int)
         "cursor_hash": cursor.hash,
         "start_number": cursor.number,
         "start_balance": balance,
+        "base_balance": balance,
     }
     connection.execute(insert(ledger).values(id=1, created_at=int(time.time()), funding_halt="", **values))
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     ScalarSelect,
+    Select,
     and_,
     bindparam,
     cast,
@@ -86,6 +87,7 @@ def forget_block(connection: Connection, number: int, block_hash: str) -> list[i
 
 def _take_off(connection: Connection, ids: Sequence[int]) -> list[int]:
     gone = deposits.c.id.in_(ids)
+    recount(connection)
     owners = connection.execute(select(deposits.c.payment_id).where(gone)).scalars().all()
     connection.execute(update(deposits).where(gone).values(on_chain=0, payment_id=None))
     return payments.reopen(connection, [i for i in owners if i is not None], "the block of its deposit was replaced")
@@ -102,10 +104,24 @@ def is_replaced(connection: Connection, number: int, block_hash: str) -> bool:
     return any(connection.execute(query, {"number": number, "hash": block_hash}).first() for query in _REPLACED)
 
 
+_PLACES = union(
+    *(
+        select(t.c.block_number, t.c.block_hash).where(
+            t.c.block_number.between(bindparam("first"), bindparam("last")), t.c.block_hash.is_not(None)
+        )
+        for t in SEEN_IN_BLOCKS
+    )
+)
+
+
+def known_places(connection: Connection, first: int, last: int) -> set[tuple[int, str]]:
+    """Height and hash of the blocks of a range, both ends included, of which the ledger knows something."""
+    return {(number, block_hash) for number, block_hash in connection.execute(_PLACES, {"first": first, "last": last})}
+
+
 def known_blocks(connection: Connection, first: int, last: int) -> set[int]:
-    """The heights of a range, both ends included, at which the ledger knows something."""
-    queries = [select(t.c.block_number).where(t.c.block_number.between(first, last)) for t in SEEN_IN_BLOCKS]
-    return set(connection.execute(union(*queries)).scalars())
+    """Their heights."""
+    return {number for number, _ in known_places(connection, first, last)}
 
 
 def is_free() -> tuple[ColumnElement[bool], ...]:
@@ -166,23 +182,60 @@ def find(connection: Connection, asset: str, payer: str, nonce: str) -> RowMappi
     return connection.execute(query).mappings().first()
 
 
-def expected_balance(connection: Connection, block_number: int) -> int:
-    """What the intake holds at this block, by the ledger, in base units."""
-    start = select(ledger.c.start_balance).scalar_subquery()
-    received = _sum(deposits.c.value, deposits.c.on_chain == 1, deposits.c.block_number <= block_number)
-    left = (movements.c.source_gig.is_(None), movements.c.state == "done", movements.c.block_number <= block_number)
-    # USDC of the intake always fits.
-    paid = _sum(cast(movements.c.value, BigInteger), *left)
-    return int(connection.execute(select(func.coalesce(start, 0) + received - paid)).scalar_one())
-
-
 def _sum(column: ColumnElement[int], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     return select(func.coalesce(func.sum(column), 0)).where(*conditions).scalar_subquery()
 
 
+def _change() -> Select[Any]:
+    after: Any = bindparam("after")
+    number: Any = bindparam("number")
+    came = (deposits.c.on_chain == 1, deposits.c.block_number > after, deposits.c.block_number <= number)
+    left = (
+        movements.c.source_gig.is_(None),
+        movements.c.state == "done",
+        movements.c.block_number > after,
+        movements.c.block_number <= number,
+    )
+    # USDC of the intake always fits.
+    return select(_sum(deposits.c.value, *came) - _sum(cast(movements.c.value, BigInteger), *left))
+
+
+_BASE = select(ledger.c.base_number, ledger.c.base_balance, ledger.c.start_balance)
+_CHANGE = _change()
+_SET_BASE = update(ledger).values(base_number=bindparam("number"), base_balance=bindparam("balance"))
+_RECOUNT = update(ledger).values(base_number=0, base_balance=ledger.c.start_balance)
+_NEWEST_BLOCKS = [
+    select(func.max(table.c.block_number)).where(table.c.on_chain == 1) for table in (deposits, gig_deposits)
+]
+
+
+def expected_balance(connection: Connection, block_number: int) -> int:
+    """What the intake holds at this block, by the ledger, in base units."""
+    base_number, balance, start_balance = connection.execute(_BASE).first() or (0, 0, 0)
+    if block_number < base_number:
+        base_number, balance = 0, start_balance
+    change = connection.execute(_CHANGE, {"after": base_number, "number": block_number}).scalar_one()
+    return int(balance + change)
+
+
+def count_from(connection: Connection, block_number: int) -> None:
+    """So far back nothing changes any more: sums begin there, until `recount`."""
+    balance = expected_balance(connection, block_number)
+    connection.execute(_SET_BASE, {"number": block_number, "balance": balance})
+
+
+def recount(connection: Connection) -> None:
+    """Something has changed up to any block: sums begin with the ledger."""
+    connection.execute(_RECOUNT)
+
+
+def will_change(connection: Connection, transfers: Iterable[TokenTransfer]) -> None:
+    """These are about to be written: sums begin with the ledger if one of them is older than the base."""
+    base = connection.execute(_BASE).first()
+    if base is not None and any(t.block_number <= base.base_number for t in transfers):
+        recount(connection)
+
+
 def newest_block(connection: Connection) -> int:
     """The highest block that holds a deposit of ours or of a gig; 0 when there is none."""
-    queries = [
-        select(func.max(table.c.block_number)).where(table.c.on_chain == 1) for table in (deposits, gig_deposits)
-    ]
-    return max(connection.execute(query).scalar_one() or 0 for query in queries)
+    return max(connection.execute(query).scalar_one() or 0 for query in _NEWEST_BLOCKS)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    text,
     union_all,
     update,
 )
@@ -132,16 +133,14 @@ def still_due(connection: Connection, moves: Sequence[Movement]) -> list[Movemen
     return [move for move in moves if move.movement_id in left]
 
 
-def _uncollected() -> ColumnElement[bool]:
-    collected = select(commissions.c.payment_id).where(commissions.c.is_void == 0)
-    return (payments.c.state == "settled") & (payments.c.commission > 0) & payments.c.id.not_in(collected)
-
-
+# Written out: with parameters instead, a database does not know that the partial index will do.
+_IS_UNCOLLECTED = text("payments.state = 'settled' and payments.commission > 0 and payments.collected = 0")
 _PENDING = select(movements.c.id).where(movements.c.kind == COMMISSION, movements.c.state == "due").limit(1)
-_UNCOLLECTED = (
-    select(payments.c.id, payments.c.commission).where(_uncollected()).order_by(payments.c.id).limit(bindparam("limit"))
-)
+_UNCOLLECTED = select(payments.c.id, payments.c.commission).where(_IS_UNCOLLECTED)
+_UNCOLLECTED = _UNCOLLECTED.order_by(payments.c.id).limit(bindparam("limit"))
 _INSERT_COMMISSIONS = insert(commissions)
+_COLLECT = update(payments).where(payments.c.id.in_(bindparam("ids", expanding=True)))
+_COLLECT = _COLLECT.values(collected=bindparam("is_collected"))
 _INSERT = insert(movements).returning(movements.c.id)
 _ENTER_SLOT = insert(slot_movements)
 _NEXT_SUBJECT = select(func.coalesce(func.max(movements.c.subject), 0) + 1).where(movements.c.kind == bindparam("kind"))
@@ -157,6 +156,7 @@ def write_commission(connection: Connection, payee: str, nonce_of: Callable[[int
     number = next_subject(connection, COMMISSION)
     movement_id = add(connection, COMMISSION, number, payee, sum(row.commission for row in rows), nonce_of(number))
     connection.execute(_INSERT_COMMISSIONS, [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
+    connection.execute(_COLLECT, {"ids": [row.id for row in rows], "is_collected": 1})
 
 
 def add(
@@ -290,5 +290,6 @@ def void_orphans(connection: Connection, now_s: int) -> list[Movement]:
     statement = update(movements).where(_is_orphan(), ~alive, _not_in_flight()).values(state="void")
     found = [Movement(*row) for row in connection.execute(statement.returning(*_movement_columns()))]
     released = update(commissions).where(commissions.c.movement_id.in_([move.movement_id for move in found]))
-    connection.execute(released.values(is_void=1))
+    ids = connection.execute(released.values(is_void=1).returning(commissions.c.payment_id)).scalars().all()
+    connection.execute(_COLLECT, {"ids": ids, "is_collected": 0})
     return found

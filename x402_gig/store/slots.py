@@ -87,10 +87,14 @@ def enter_payments(connection: Connection, slot: Slot, payment_ids: Iterable[int
     connection.execute(_ENTER_PAYMENTS, rows)
 
 
+_OPEN_SLOTS = (
+    select(slots).where(slots.c.relayer == bindparam("relayer"), slots.c.state == "open").order_by(slots.c.nonce)
+)
+
+
 def open_slots(connection: Connection, relayer: str) -> list[Slot]:
     """Slots whose end is not known, in the order of their nonces."""
-    query = select(slots).where(slots.c.relayer == relayer, slots.c.state == "open").order_by(slots.c.nonce)
-    rows = connection.execute(query).mappings()
+    rows = connection.execute(_OPEN_SLOTS, {"relayer": relayer}).mappings()
     return [Slot(row["id"], row["relayer"], row["nonce"], row["purpose"]) for row in rows]
 
 

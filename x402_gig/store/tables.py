@@ -68,6 +68,9 @@ ledger = Table(
     # Where the ledger begins, and what the intake held there.
     Column("start_number", BigInteger, nullable=False, default=0, server_default="0"),
     Column("start_balance", BigInteger, nullable=False, default=0, server_default="0"),
+    # What the intake held at a block so old that nothing changes up to there: sums begin here.
+    Column("base_number", BigInteger, nullable=False, default=0, server_default="0"),
+    Column("base_balance", BigInteger, nullable=False, default=0, server_default="0"),
     # Why our own authorizations are not signed any more; empty while they are.
     Column("funding_halt", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
@@ -100,12 +103,20 @@ payments = Table(
     Column("abandoned", Integer, nullable=False, default=0),
     # To be sent once more although nobody waits for it: its deposit was reorganised away, or the operator said so.
     Column("resend", Integer, nullable=False, default=0, server_default="0"),
+    # Its commission is in a row of commissions that is not void.
+    Column("collected", Integer, nullable=False, default=0, server_default="0"),
     Column("created_at", BigInteger, nullable=False),
     Column("final_at", BigInteger),
     UniqueConstraint("network", "asset", "payer", "nonce"),
     CheckConstraint("state in ('open', 'settled', 'rejected')", name="state"),
     Index("ix_payments_open", "id", **_where(Column("state") == "open")),
     Index("ix_payments_payer_fingerprint", "payer", "fingerprint"),
+    Index("ix_payments_abandoned", "payer", **_where(Column("abandoned") == 1)),
+    Index(
+        "ix_payments_uncollected",
+        "id",
+        **_where((Column("state") == "settled") & (Column("commission") > 0) & (Column("collected") == 0)),
+    ),
     sqlite_autoincrement=True,
 )
 

@@ -32,6 +32,12 @@ class OneBlockAfterTheOther:
     async def block(self, number: int) -> Block:
         return Block(number, self._hashes[number], self._hashes.get(number - 1, word(0)), 0, 7, 30_000_000)
 
+    async def history(self, first: int, last: int, account: str) -> list[TokenTransfer]:
+        return []
+
+    async def balance_of(self, account: str, block: Block) -> int:
+        return -1  # so that the blocks are read one by one
+
     async def transfers(self, block: Block, account: str) -> list[TokenTransfer]:
         return []
 

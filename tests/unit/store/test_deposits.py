@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -18,7 +20,8 @@ from tests.unit.store.examples import (
 )
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.payments.outcome import Settled
-from x402_gig.store import deposits, gigs, payments, tables
+from x402_gig.store import binding, deposits, gigs, payments, tables
+from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.engine import Ledger
 
 
@@ -189,3 +192,17 @@ def test_the_newest_block_with_a_deposit(db: Connection) -> None:
     assert deposits.newest_block(db) == 0
     arrive(db, transfer(2), transfer(1))
     assert deposits.newest_block(db) == 102
+
+
+def test_sums_begin_at_a_block_that_is_final_and_say_the_same(db: Connection) -> None:
+    binding.bind(db, Binding(8453, word(9), address(0x17)), Cursor(50, word(50)), 7)
+    deposits.record(db, ASSET, [transfer(1), transfer(2)], NOW)
+    heights = [transfer(number).block_number for number in (1, 2)]
+    before = [deposits.expected_balance(db, height) for height in (heights[0] - 1, *heights)]
+    deposits.count_from(db, heights[0])
+    assert [deposits.expected_balance(db, height) for height in (heights[0] - 1, *heights)] == before
+    # What comes up in an old block all the same is counted.
+    late = replace(transfer(3), block_number=heights[0])
+    deposits.will_change(db, [late])
+    deposits.record(db, ASSET, [late], NOW)
+    assert deposits.expected_balance(db, heights[1]) == before[-1] + late.value
