@@ -85,13 +85,19 @@ class Wallets:
 def seed_of(mnemonic: str) -> bytes:
     """The seed of a BIP-39 phrase, in any of its languages. Raises ValueError, which does not repeat the phrase."""
     try:
-        words = Mnemonic(Mnemonic.detect_language(mnemonic))
-        phrase = words.expand(mnemonic)
-        if words.check(phrase):
-            return Mnemonic.to_seed(phrase)
-    except Exception:  # noqa: BLE001, S110 - the library's message repeats the phrase
-        pass
-    raise ValueError("not a valid BIP-39 phrase")
+        # Most are in English, and finding the language takes longer than all the rest.
+        phrase = _checked(mnemonic, "english") or _checked(mnemonic, Mnemonic.detect_language(mnemonic))
+    except Exception:  # noqa: BLE001 - the library's message repeats the phrase
+        phrase = ""
+    if not phrase:
+        raise ValueError("not a valid BIP-39 phrase")
+    return Mnemonic.to_seed(phrase)
+
+
+def _checked(mnemonic: str, language: str) -> str:
+    words = Mnemonic(language)
+    phrase = words.expand(mnemonic)
+    return phrase if words.check(phrase) else ""
 
 
 def _branch(seed: bytes, path: str) -> Branch:

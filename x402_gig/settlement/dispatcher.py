@@ -113,7 +113,7 @@ class Dispatcher:
     async def _idle(self, relayer: Relayer) -> None:
         self._work.clear()
         # A reorganisation that another process has seen first.
-        if await relayer.finish_left_overs():
+        if self._leases.processes > 1 and await relayer.finish_left_overs():
             self._funding.due()
         try:
             async with asyncio.timeout(IDLE_S):
