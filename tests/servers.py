@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -94,7 +94,8 @@ class Redis(Server):
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
+def postgres(how_to_run: Sequence[str] = QUICK) -> Iterator[Postgres]:
+    """A new one; `how_to_run` are settings of its configuration file."""
     with _folder() as folder:
         bin_folder, options = _programs(folder)
         (folder / "password").write_text(PASSWORD)
@@ -103,7 +104,7 @@ def postgres() -> Iterator[Postgres]:
         subprocess.run(initdb, cwd=folder, check=True, stdout=subprocess.DEVNULL, **options)
         port = _free_port()
         command = [str(bin_folder / "postgres"), "-D", "data", "-h", "127.0.0.1", "-p", str(port), "-k", ""]
-        settings = [part for setting in QUICK for part in ("-c", setting)]
+        settings = [part for setting in how_to_run for part in ("-c", setting)]
         yield from _running(Postgres([*command, *settings], folder, port, options))
 
 

@@ -58,17 +58,17 @@ def lone_ms(chain: Chain, purse: Purse, count: int) -> float:
     return 1000 * median(took)
 
 
-def payments_a_second(chain: Chain, purse: Purse, batches: int) -> float:
-    """Deposits and rewards in batches as large as they may be."""
+def payments_a_second(chain: Chain, purse: Purse, size: int, batches: int) -> float:
+    """Deposits and rewards, in batches of this size."""
     sender, intake = Sender(chain, purse), _fresh()
-    calls = [_batch(purse, [intake] * batcher.MAX_BATCH, PRICE_UNITS) for _ in range(batches)]
-    calls += [_batch(purse, [_fresh() for _ in range(batcher.MAX_BATCH)], REWARD_UNITS) for _ in range(batches)]
+    calls = [_batch(purse, [intake] * size, PRICE_UNITS) for _ in range(batches)]
+    calls += [_batch(purse, [_fresh() for _ in range(size)], REWARD_UNITS) for _ in range(batches)]
     started = time.perf_counter()
     for data in calls:
-        gas = min(batcher.batch_gas(data, batcher.PLAIN_CALL_GAS, batcher.MAX_BATCH), batcher.MAX_TRANSACTION_GAS)
+        gas = min(batcher.batch_gas(data, batcher.PLAIN_CALL_GAS, size), batcher.MAX_TRANSACTION_GAS)
         sender.send(batcher.checksum_address(), data, gas)
     sender.close()
-    return batches * batcher.MAX_BATCH / (time.perf_counter() - started)
+    return batches * size / (time.perf_counter() - started)
 
 
 def _batch(purse: Purse, payees: Sequence[str], value: int) -> bytes:

@@ -15,6 +15,8 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 STALLED_S = 120
+# What is not answered so long after the end is not answered.
+PATIENCE_S = 60
 KEPT = 5
 _STATUS = slice(len("HTTP/1.1 "), len("HTTP/1.1 200"))
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -32,12 +34,13 @@ class Stalled(Exception):
 class Tally:
     """What a load came to. `answers` counts by status, 0 for a connection that was closed instead.
 
-    The first answers are `kept`, the wanted ones and the `odd` ones.
+    The first answers are `kept`, the wanted ones and the `odd` ones. `cpu_s` is what it cost the servers.
     """
 
     wanted: int
     seconds: float = 0
     in_time: int = 0
+    cpu_s: float = 0
     answers: Counter[int] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
     kept: list[bytes] = field(default_factory=list)
@@ -55,6 +58,11 @@ class Tally:
     def rate(self) -> float:
         """Good answers a second."""
         return self.in_time / self.seconds
+
+    @property
+    def cpu_ms(self) -> float:
+        """Of an answer."""
+        return 1000 * self.cpu_s / max(self.answers.total(), 1)
 
     @property
     def p50_ms(self) -> float:
@@ -115,8 +123,8 @@ def run(
 ) -> Tally:
     """Send `requests`, from so many buyers spread over `addresses`, until they or the seconds are over.
 
-    With `seconds` the rate is that of the answers within them; those under way are waited for all the same. Raises
-    Stalled.
+    With `seconds` the rate is that of the answers within them; those under way are waited for all the same, a minute.
+    Raises Stalled.
     """
     tally, left = Tally(wanted), iter(requests)
     everybody = [_Buyer(addresses[number % len(addresses)]) for number in range(buyers)]
@@ -126,8 +134,9 @@ def run(
         for buyer in everybody:
             selector.register(buyer.socket, selectors.EVENT_READ, buyer)
             _next(buyer, left, end, selector)
-        while selector.get_map():
+        while selector.get_map() and time.perf_counter() < end.at + PATIENCE_S:
             _step(selector, tally, left, end)
+        tally.answers[0] += _give_up(selector)
         tally.seconds = seconds or time.perf_counter() - started
     return tally
 
@@ -158,20 +167,31 @@ def _count(tally: Tally, buyer: _Buyer, answer: bytes, end: _End) -> None:
 
 def _again(buyer: _Buyer, selector: selectors.BaseSelector) -> _Buyer:
     """In place of a connection that was closed."""
-    selector.unregister(buyer.socket)
-    buyer.socket.close()
+    _leave(buyer, selector)
     new = _Buyer(buyer.address)
     selector.register(new.socket, selectors.EVENT_READ, new)
     return new
+
+
+def _give_up(selector: selectors.BaseSelector) -> int:
+    """Leave everybody who still waits; how many that are."""
+    waiting = [key.data for key in selector.get_map().values()]
+    for buyer in waiting:
+        _leave(buyer, selector)
+    return len(waiting)
+
+
+def _leave(buyer: _Buyer, selector: selectors.BaseSelector) -> None:
+    selector.unregister(buyer.socket)
+    buyer.socket.close()
 
 
 def _next(buyer: _Buyer, left: Iterator[bytes], end: _End, selector: selectors.BaseSelector) -> None:
     request = next(left, None) if time.perf_counter() < end.at else None
     if request is not None:
         buyer.send(request)
-        return
-    selector.unregister(buyer.socket)
-    buyer.socket.close()
+    else:
+        _leave(buyer, selector)
 
 
 def post(address: Address, path: str, body: bytes, headers: str = "") -> bytes:

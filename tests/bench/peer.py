@@ -5,8 +5,11 @@ blocks its event loop while it waits for the chain; the threaded one is the same
 """
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI
 from pydantic import BaseModel, Field, HttpUrl
 from x402 import x402Facilitator, x402FacilitatorSync, x402ResourceServer
@@ -21,6 +24,7 @@ NETWORK = "eip155:8453"
 CREATE = "/api/gigs/create/x402"
 USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 PRICE_UNITS = "11000000"
+THREADS = 300
 
 
 class Terms(BaseModel):
@@ -92,8 +96,15 @@ def facilitator() -> FastAPI:
     return app
 
 
+@asynccontextmanager
+async def _many_threads(_: FastAPI) -> AsyncIterator[None]:
+    """As many as there are buyers: each waits for its block, and 40 would be all that wait at once."""
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
+
+
 def threaded_facilitator() -> FastAPI:
-    app = FastAPI()
+    app = FastAPI(lifespan=_many_threads)
     does_it = register_exact_evm_facilitator(x402FacilitatorSync(), _signer(), networks=NETWORK)
 
     @app.post("/verify")

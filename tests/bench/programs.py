@@ -41,6 +41,11 @@ class Program:
         """Proportional set size: what the processes share counts once. Linux alone tells; 0 elsewhere."""
         return sum(_pss_kb(pid) for pid in self.pids) / 1024
 
+    @property
+    def cpu_s(self) -> float:
+        """Processor time so far; other than a rate it hardly depends on what else the machine does."""
+        return sum(_cpu_s(pid) for pid in self.pids)
+
     def stop(self) -> None:
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -53,6 +58,13 @@ class Program:
 def _session(pid: int) -> int:
     with suppress(OSError):
         return os.getsid(pid)
+    return 0
+
+
+def _cpu_s(pid: int) -> float:
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0
 
 

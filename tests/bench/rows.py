@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from tests import servers
 from tests.bench import chain_limit, load, shops
 from tests.bench.counting import Relay, counted
 from tests.bench.load import Tally, post
@@ -20,7 +21,10 @@ from tests.harness import CREATE, Chain, devnet
 BUYERS = 64
 CROWD = 300
 BLOCK_TIME_S = 2
+RELAYERS = 4
 ODD_CHARS = 300
+# PostgreSQL's defaults, but for what several servers need.
+LASTING = ("max_connections=100",)
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,13 @@ class Sizes:
     starts: int = 5
     batches: int = 10
     idle_s: float = 10
+    processes: int = 3
     calls: tuple[int, int] = (20, 640)
 
 
-QUICK = Sizes(rounds=1, unpaid_s=0.5, lone=5, busy=64, crowd_s=4, starts=1, batches=1, idle_s=1, calls=(2, 64))
+QUICK = Sizes(
+    rounds=1, unpaid_s=0.5, lone=5, busy=64, crowd_s=4, starts=1, batches=1, idle_s=1, processes=1, calls=(2, 64)
+)
 
 
 @dataclass
@@ -118,15 +125,18 @@ def _bare(app: str) -> Opener:
 
 
 def _ask(shop: Shop, seconds: float) -> Tally:
-    [address, *_] = shop.addresses
-    asked = itertools.cycle([post(address, CREATE, body) for body in questions()])
-    load.run([address], asked, buyers=BUYERS, wanted=402, seconds=seconds / 4)
-    return load.run([address], asked, buyers=BUYERS, wanted=402, seconds=seconds)
+    asked = itertools.cycle([post(shop.addresses[0], CREATE, body) for body in questions()])
+    load.run(shop.addresses, asked, buyers=BUYERS, wanted=402, seconds=seconds / 4)
+    before = shop.cpu_s
+    tally = load.run(shop.addresses, asked, buyers=BUYERS, wanted=402, seconds=seconds)
+    tally.cpu_s = shop.cpu_s - before
+    return tally
 
 
 def _middle(tallies: Sequence[Tally]) -> Cell:
     rate = median(tally.rate for tally in tallies)
-    return _cell(rate, tallies, p95_ms=median(tally.p95_ms for tally in tallies))
+    more = {name: median(spread[name] for spread in map(_spread, tallies)) for name in _spread(tallies[0])}
+    return _cell(rate, tallies, more)
 
 
 # Paying
@@ -137,21 +147,23 @@ def _pay(chain: Chain, shop: Shop, buyers: int, payments: int, seconds: float | 
     purse, requirements = Purse(chain), shop.quote()
     headers = purse.sign(requirements, payments)
     requests = paid_requests(shop.addresses[0], CREATE, headers)
+    before = shop.cpu_s
     tally = load.run(shop.addresses, requests, buyers=buyers, wanted=200, seconds=seconds)
     shop.drain(chain, requirements["payTo"])
+    tally.cpu_s = shop.cpu_s - before
     charged, rest = divmod(purse.spent_units(), int(requirements["amount"]))
     assert rest == 0, "a payer paid something else than the price"
     return tally, charged - tally.good
 
 
-def _cell(value: float, tallies: Sequence[Tally], unserved: int = 0, **more: float) -> Cell:
+def _cell(value: float, tallies: Sequence[Tally], more: dict[str, float], unserved: int = 0) -> Cell:
     odd = [answer for tally in tallies for answer in tally.odd]
     shown = odd[0].decode("latin-1")[-ODD_CHARS:] if odd else ""
     return Cell(value, sum(tally.errors for tally in tallies), unserved, more, shown)
 
 
 def _spread(tally: Tally) -> dict[str, float]:
-    return {"p50_ms": tally.p50_ms, "p95_ms": tally.p95_ms}
+    return {"p50_ms": tally.p50_ms, "p95_ms": tally.p95_ms, "cpu_ms": tally.cpu_ms}
 
 
 def lone(bench: Bench) -> list[Row]:
@@ -160,7 +172,7 @@ def lone(bench: Bench) -> list[Row]:
         with devnet() as chain, bench.opened(chain, opener) as shop:
             _pay(chain, shop, 1, 3)
             tally, unserved = _pay(chain, shop, 1, bench.sizes.lone)
-            row.cells[name] = _cell(tally.p50_ms, [tally], unserved, p95_ms=tally.p95_ms)
+            row.cells[name] = _cell(tally.p50_ms, [tally], _spread(tally), unserved)
     with devnet() as chain:
         row.cells["limit"] = Cell(chain_limit.lone_ms(chain, Purse(chain), bench.sizes.lone))
     return [row]
@@ -176,11 +188,11 @@ def busy(bench: Bench) -> list[Row]:
             _pay(chain, shop, BUYERS, BUYERS)
             before = _head(chain)
             tally, unserved = _pay(chain, shop, BUYERS, bench.sizes.busy)
-            speed.cells[name] = _cell(tally.rate, [tally], unserved, **_spread(tally))
+            speed.cells[name] = _cell(tally.rate, [tally], _spread(tally), unserved)
             gas.cells[name] = Cell(_gas_since(chain, before) / max(tally.good + unserved, 1))
             memory.cells[name] = Cell(shop.memory_mb)
     with devnet() as chain, _folder() as folder, shops.bare("bare_starlette", folder) as shop:
-        speed.cells["limit"] = Cell(chain_limit.payments_a_second(chain, Purse(chain), bench.sizes.batches))
+        speed.cells["limit"] = Cell(chain_limit.payments_a_second(chain, Purse(chain), BUYERS, bench.sizes.batches))
         shop.wait()
         memory.cells["limit"] = Cell(shop.memory_mb)
     return [speed, gas, memory]
@@ -198,11 +210,11 @@ def _gas_since(chain: Chain, block: int) -> int:
 def crowd(bench: Bench) -> list[Row]:
     row = Row(f"{CROWD} at once, a block every {BLOCK_TIME_S} s, payments/s", 140, True)
     for name, opener in bench.each(f"{CROWD} buyers"):
-        many = shops.ours(relayers=4) if name == "ours" else opener
+        many = shops.ours(relayers=RELAYERS) if name == "ours" else opener
         with devnet("--block-time", str(BLOCK_TIME_S)) as chain, bench.opened(chain, many) as shop:
             rounds = int(bench.sizes.crowd_s / BLOCK_TIME_S) + 2
             tally, unserved = _pay(chain, shop, CROWD, rounds * CROWD, bench.sizes.crowd_s)
-            row.cells[name] = _cell(tally.rate, [tally], unserved, **_spread(tally))
+            row.cells[name] = _cell(tally.rate, [tally], _spread(tally), unserved)
     row.cells["limit"] = Cell(CROWD / BLOCK_TIME_S)
     return [row]
 
@@ -240,7 +252,7 @@ def _calls(chain: Chain, shop: Shop, relay: Relay, idle: float, buyers: int, pay
     asked = relay.calls.total() - idle * (time.monotonic() - started)
     each = {name: number / payments for name, number in relay.calls.most_common()}
     tallies, unserved = [tally for tally, _ in paid], sum(number for _, number in paid)
-    return _cell(asked / payments, tallies, unserved, idle_per_s=idle, **each)
+    return _cell(asked / payments, tallies, {"idle_per_s": idle, **each}, unserved)
 
 
 # Starting
@@ -262,6 +274,27 @@ def _started(opener: Opener, chain: Chain, folder: Path) -> float:
         return shop.wait()
 
 
+# Many processes
+
+
+def processes(bench: Bench) -> list[Row]:
+    """On a PostgreSQL that waits for its disk, as SQLite does; buyers go to each process in turn."""
+    rows = []
+    with servers.postgres(LASTING) as database:
+        for count in range(1, bench.sizes.processes + 1):
+            what = f"{count} process{'es' if count > 1 else ''} on PostgreSQL"
+            bench.progress(what)
+            opener = shops.ours(count, database_url=database.database(), relayers=RELAYERS)
+            with devnet() as chain, bench.opened(chain, opener) as shop:
+                asked = _ask(shop, bench.sizes.unpaid_s)
+                _pay(chain, shop, BUYERS, BUYERS)
+                paid, unserved = _pay(chain, shop, BUYERS, bench.sizes.busy)
+                prices = {"ours": _cell(asked.rate, [asked], _spread(asked))}
+                gigs = {"ours": _cell(paid.rate, [paid], _spread(paid), unserved)}
+            rows += [Row(f"{what}: 402s/s", 0, True, prices), Row(f"{what}: payments/s", 0, True, gigs)]
+    return rows
+
+
 ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "unpaid": unpaid,
     "lone": lone,
@@ -269,4 +302,5 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "crowd": crowd,
     "calls": calls,
     "start": start,
+    "processes": processes,
 }

@@ -50,6 +50,10 @@ class Shop:
     def memory_mb(self) -> float:
         return sum(one.memory_mb for one in self.programs)
 
+    @property
+    def cpu_s(self) -> float:
+        return sum(one.cpu_s for one in self.programs)
+
     def wait(self) -> float:
         """Until every address answers with a 402; the seconds that took since the first process was started."""
         answered = [first_answer(self.programs, address, CREATE, questions()[0]) for address in self.addresses]
