@@ -6,12 +6,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tests.bench import shops, table
+from tests.bench import curves, shops, table
 from tests.bench.rows import QUICK, ROWS, Bench, Row, Sizes
 
 WIDTH = 120
@@ -19,6 +21,7 @@ EXAMPLE = """example:
   scripts/bench                                # everything, the peer too: about fifteen minutes
   scripts/bench --quick --only lone,start      # does it still work? The figures say little
   scripts/bench --markdown > table.md          # the table of docs/performance.md
+  scripts/bench --curves docs/growth.svg       # its picture: ten minutes
 """
 
 
@@ -28,11 +31,21 @@ def main() -> None:
     if options.peer:
         contestants |= {"peer": shops.peer, "tuned": shops.tuned_peer}
     signal.signal(signal.SIGTERM, _stop)
+    if options.curves:
+        _draw(options)
+        return
     with _progress() as progress:
         bench = Bench(contestants, QUICK if options.quick else Sizes(), progress)
         rows = _measure(bench, options.only)
     _print(rows, options)
     sys.exit(0 if table.is_good(rows) else 1)
+
+
+def _draw(options: argparse.Namespace) -> None:
+    with _progress() as progress:
+        found = curves.measure(curves.QUICK if options.quick else curves.Scale(), progress)
+    curves.draw(found, options.curves)
+    print(json.dumps(asdict(found), indent=2) if options.json else f"drawn: {options.curves}")
 
 
 def _options() -> argparse.Namespace:
@@ -42,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=_names, default=list(ROWS), help=f"of {','.join(ROWS)}: those, with commas")
     parser.add_argument("--quick", action="store_true", help="a few seconds for each")
     parser.add_argument("--without-peer", dest="peer", action="store_false", help="this server and the limits alone")
+    parser.add_argument("--curves", type=Path, metavar="FILE.svg", help="draw how the cost grows, instead of the table")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything that was measured, for programs")
     form.add_argument("--markdown", action="store_true", help="the table of docs/performance.md")

@@ -199,3 +199,8 @@ def post(address: Address, path: str, body: bytes, headers: str = "") -> bytes:
     host, port = address
     head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
     return f"{head}{headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def get(address: Address, path: str) -> bytes:
+    host, port = address
+    return f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()

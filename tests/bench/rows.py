@@ -34,7 +34,7 @@ class Sizes:
     rounds: int = 3
     unpaid_s: float = 4
     lone: int = 100
-    busy: int = 3200
+    busy: int = 1600
     crowd_s: float = 40
     starts: int = 5
     batches: int = 10
@@ -79,7 +79,7 @@ class Bench:
 
     @contextmanager
     def opened(self, chain: Chain, opener: Opener) -> Iterator[Shop]:
-        with _folder() as folder, opener(chain, folder) as shop:
+        with folder_of_its_own() as folder, opener(chain, folder) as shop:
             shop.wait()
             yield shop
 
@@ -90,7 +90,7 @@ class Bench:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def folder_of_its_own() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="x402-gig-bench-"))
     try:
         yield folder
@@ -106,7 +106,7 @@ def unpaid(bench: Bench) -> list[Row]:
     row = Row("unpaid 402, one process, 1/s", 13_000, True)
     rates: dict[str, list[Tally]] = {}
     one_each = {name: opener for name, opener in bench.contestants.items() if name != "tuned"}
-    with devnet() as chain, _folder() as folder:
+    with devnet() as chain, folder_of_its_own() as folder:
         limits = {"limit": "bare_starlette", "bare ASGI": "bare_asgi"}
         openers = one_each | {name: _bare(app) for name, app in limits.items()}
         for _, (name, opener) in itertools.product(range(bench.sizes.rounds), openers.items()):
@@ -142,7 +142,7 @@ def _middle(tallies: Sequence[Tally]) -> Cell:
 # Paying
 
 
-def _pay(chain: Chain, shop: Shop, buyers: int, payments: int, seconds: float | None = None) -> tuple[Tally, int]:
+def pay(chain: Chain, shop: Shop, buyers: int, payments: int, seconds: float | None = None) -> tuple[Tally, int]:
     """What the load came to, and how many payments moved money and were not answered with their gig."""
     purse, requirements = Purse(chain), shop.quote()
     headers = purse.sign(requirements, payments)
@@ -170,8 +170,8 @@ def lone(bench: Bench) -> list[Row]:
     row = Row("one payment at a time, p50, ms", 8, False)
     for name, opener in bench.each("one payment at a time"):
         with devnet() as chain, bench.opened(chain, opener) as shop:
-            _pay(chain, shop, 1, 3)
-            tally, unserved = _pay(chain, shop, 1, bench.sizes.lone)
+            pay(chain, shop, 1, 3)
+            tally, unserved = pay(chain, shop, 1, bench.sizes.lone)
             row.cells[name] = _cell(tally.p50_ms, [tally], _spread(tally), unserved)
     with devnet() as chain:
         row.cells["limit"] = Cell(chain_limit.lone_ms(chain, Purse(chain), bench.sizes.lone))
@@ -185,13 +185,13 @@ def busy(bench: Bench) -> list[Row]:
     memory = Row("memory after that, all processes, MB", 110, False)
     for name, opener in bench.each(f"{BUYERS} buyers"):
         with devnet() as chain, bench.opened(chain, opener) as shop:
-            _pay(chain, shop, BUYERS, BUYERS)
+            pay(chain, shop, BUYERS, BUYERS)
             before = _head(chain)
-            tally, unserved = _pay(chain, shop, BUYERS, bench.sizes.busy)
+            tally, unserved = pay(chain, shop, BUYERS, bench.sizes.busy)
             speed.cells[name] = _cell(tally.rate, [tally], _spread(tally), unserved)
             gas.cells[name] = Cell(_gas_since(chain, before) / max(tally.good + unserved, 1))
             memory.cells[name] = Cell(shop.memory_mb)
-    with devnet() as chain, _folder() as folder, shops.bare("bare_starlette", folder) as shop:
+    with devnet() as chain, folder_of_its_own() as folder, shops.bare("bare_starlette", folder) as shop:
         speed.cells["limit"] = Cell(chain_limit.payments_a_second(chain, Purse(chain), BUYERS, bench.sizes.batches))
         shop.wait()
         memory.cells["limit"] = Cell(shop.memory_mb)
@@ -213,7 +213,7 @@ def crowd(bench: Bench) -> list[Row]:
         many = shops.ours(relayers=RELAYERS) if name == "ours" else opener
         with devnet("--block-time", str(BLOCK_TIME_S)) as chain, bench.opened(chain, many) as shop:
             rounds = int(bench.sizes.crowd_s / BLOCK_TIME_S) + 2
-            tally, unserved = _pay(chain, shop, CROWD, rounds * CROWD, bench.sizes.crowd_s)
+            tally, unserved = pay(chain, shop, CROWD, rounds * CROWD, bench.sizes.crowd_s)
             row.cells[name] = _cell(tally.rate, [tally], _spread(tally), unserved)
     row.cells["limit"] = Cell(CROWD / BLOCK_TIME_S)
     return [row]
@@ -227,7 +227,7 @@ def calls(bench: Bench) -> list[Row]:
     together = Row(f"JSON-RPC calls for a payment, {BUYERS} at once", 0.3, False)
     for name, opener in bench.each("calls"):
         with devnet() as chain, counted(chain) as relay, bench.opened(relay.chain, opener) as shop:
-            _pay(chain, shop, 1, 3)
+            pay(chain, shop, 1, 3)
             idle = _idle_calls(relay, bench.sizes.idle_s)
             few, many = bench.sizes.calls
             alone.cells[name] = _calls(chain, shop, relay, idle, 1, few)
@@ -248,7 +248,7 @@ def _calls(chain: Chain, shop: Shop, relay: Relay, idle: float, buyers: int, pay
     started = time.monotonic()
     # Each alone: the next one pays when the one before is done with.
     shares = [1] * payments if buyers == 1 else [payments]
-    paid = [_pay(chain, shop, buyers, share) for share in shares]
+    paid = [pay(chain, shop, buyers, share) for share in shares]
     asked = relay.calls.total() - idle * (time.monotonic() - started)
     each = {name: number / payments for name, number in relay.calls.most_common()}
     tallies, unserved = [tally for tally, _ in paid], sum(number for _, number in paid)
@@ -262,7 +262,7 @@ def start(bench: Bench) -> list[Row]:
     row = Row("from start to the first 402, s", 0.6, False)
     with devnet() as chain:
         for name, opener in [*bench.each("start"), ("limit", _bare("bare_starlette"))]:
-            with _folder() as folder:
+            with folder_of_its_own() as folder:
                 fresh = _started(opener, chain, folder)
                 again = median(_started(opener, chain, folder) for _ in range(bench.sizes.starts))
                 row.cells[name] = Cell(again, more={"with_a_new_ledger": fresh})
@@ -287,8 +287,8 @@ def processes(bench: Bench) -> list[Row]:
             opener = shops.ours(count, database_url=database.database(), relayers=RELAYERS)
             with devnet() as chain, bench.opened(chain, opener) as shop:
                 asked = _ask(shop, bench.sizes.unpaid_s)
-                _pay(chain, shop, BUYERS, BUYERS)
-                paid, unserved = _pay(chain, shop, BUYERS, bench.sizes.busy)
+                pay(chain, shop, BUYERS, BUYERS)
+                paid, unserved = pay(chain, shop, BUYERS, bench.sizes.busy)
                 prices = {"ours": _cell(asked.rate, [asked], _spread(asked))}
                 gigs = {"ours": _cell(paid.rate, [paid], _spread(paid), unserved)}
             rows += [Row(f"{what}: 402s/s", 0, True, prices), Row(f"{what}: payments/s", 0, True, gigs)]

@@ -1,0 +1,36 @@
+"""How long the reconciler's round takes on a ledger that nobody else is using: `python -m tests.bench.passes`.
+
+Takes the settings of `x402-gig serve` and prints milliseconds.
+"""
+
+import asyncio
+import time
+from statistics import median
+
+from x402_gig.app import build
+from x402_gig.settings import load
+from x402_gig.settlement.reconciler import Reconciler
+
+ROUNDS = 20
+
+
+async def measure() -> float:
+    server = build(load())
+    try:
+        await server.prepare()
+        return 1000 * median([await _round(server.reconciler) for _ in range(ROUNDS)])
+    finally:
+        await server.close()
+
+
+async def _round(reconciler: Reconciler) -> float:
+    """Everything that `Reconciler.run` does between two pauses."""
+    started = time.perf_counter()
+    await reconciler.settling.tell_known()
+    for task in (reconciler.reconcile, reconciler.resend, reconciler.void, reconciler.refund, reconciler.recheck):
+        await task()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    print(asyncio.run(measure()))
