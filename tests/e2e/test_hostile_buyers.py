@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 from eth_abi.abi import encode as abi_encode
@@ -40,6 +39,7 @@ from tests.e2e.attacks import (
 )
 from tests.faults import Forward, RpcProxy, Then, refuses, rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, devnet, payment_header_v1, served, until
+from tests.servers import Postgres
 from x402_gig.chain import batcher
 
 PREFIX = "invalid_exact_evm"
@@ -598,11 +598,13 @@ def test_our_own_authorizations_buy_nothing(shop: Dev) -> None:
 # Two servers.
 
 
-def test_one_payment_to_two_servers_on_one_ledger_at_once_is_one_gig(chain: Chain, tmp_path: Path) -> None:
+def test_one_payment_to_two_servers_on_one_ledger_at_once_is_one_gig(chain: Chain, postgres: Postgres) -> None:
     same = {
         "seed": Account.create_with_mnemonic()[1],
         "commission_address": Account.create().address,
-        "database_url": f"sqlite:///{tmp_path}/ledger.db",
+        "database_url": postgres.database(),
+        # Two each: while one waits for a block, the other one looks at what comes after.
+        "relayers": 4,
     }
     with served(chain, **same) as first, served(chain, **same) as second:
         for _ in range(3):

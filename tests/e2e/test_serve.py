@@ -184,6 +184,16 @@ def test_a_ledger_that_cannot_be_opened_is_refused(chain: Chain, tmp_path: Path,
     assert "DATABASE_URL" in refused(chain, tmp_path, database_url=url)
 
 
+def test_a_second_server_on_one_file_is_refused_and_the_first_one_goes_on(
+    chain: Chain, shop: Json, tmp_path: Path
+) -> None:
+    with served(chain, **shop) as first:
+        said = refused(chain, tmp_path, **shop)
+        assert "another server is at work on this file" in said
+        assert "PostgreSQL" in said
+        bought(first, chain.buyer())
+
+
 # What a ledger belongs to
 
 

@@ -37,7 +37,7 @@ WRITERS = 402_402
 # A frozen process must not keep its turn for ever, nor may a setting of the database make commits asynchronous.
 SESSION = {
     "lock_timeout": f"{LOCK_TIMEOUT_S}s",
-    "idle_in_transaction_session_timeout": "30s",
+    "idle_in_transaction_session_timeout": "5s",
     "synchronous_commit": "on",
 }
 # A host that is gone does not say so (seconds).
@@ -84,8 +84,12 @@ class Ledger:
                 return work(connection)
 
         try:
+            running = asyncio.get_running_loop().run_in_executor(threads, run)
+        except RuntimeError:
+            raise Unavailable("The ledger is closed") from None
+        try:
             # Shielded: a transaction that has begun is not torn by a client that hangs up.
-            return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, run))
+            return await asyncio.shield(running)
         except (SQLAlchemyError, OverflowError) as exc:  # OverflowError: an amount of more than 63 bits
             if isinstance(exc, InvalidRequestError):
                 log.exception("a query is wrong")  # a mistake of ours; its text has no values in it
