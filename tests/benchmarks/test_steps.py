@@ -138,7 +138,7 @@ def test_calldata_of_a_batch(benchmark: BenchmarkFixture) -> None:
 
 def test_sign_a_transaction(benchmark: BenchmarkFixture) -> None:
     data = batcher.execute_data(TOKEN.address, batcher.PLAIN_CALL_GAS, _transfers())
-    fields = {"chainId": 8453, "nonce": 7, "to": batcher.checksum_address(), "data": data, "gas": 10_000_000}
+    fields = {"chainId": 8453, "nonce": 7, "to": batcher.address(), "data": data, "gas": 10_000_000}
     fees = {"maxFeePerGas": 10**9, "maxPriorityFeePerGas": 10**6}
     assert benchmark(sign_transaction, KEY, fields | fees).raw.startswith("0x02")
 
