@@ -343,7 +343,10 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         watcher=watcher,
         relayers=[sender(wallet, wallet.address) for wallet in relayers],
         claims=Claims(ledger, shelves, settling, watcher),
-        funding=Funding(ledger, node, wallets, leases, settings.commission_address, clock),
+        # Half of the relayers at most, so that deposits need not wait.
+        funding=Funding(
+            ledger, node, wallets, leases, settings.commission_address, clock, at_once=max(1, settings.relayers // 2)
+        ),
         clock=clock,
         metrics=metrics,
         leases=leases,

@@ -46,6 +46,12 @@ log = logging.getLogger(__name__)
 Identity = tuple[PaymentKey, bytes, str]
 
 MAX_TURNS = 5
+# From here on a batch takes long, and is large.
+LONG_S = 0.5
+MANY = 10
+# Shares of the time that a batch takes.
+NO_MORE_COME = 0.1
+GATHERING = 0.4
 BATCH_GAS = 60_000  # of a batch besides its calls
 
 
@@ -97,6 +103,8 @@ class LocalFacilitator:
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self._tasks: set[asyncio.Task[None]] = set()
         self._largest = batcher.MAX_BATCH
+        self._batch_s = 0.0
+        self._batch_size = 0
         self.wake: Callable[[], None] = lambda: None
 
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
@@ -176,6 +184,20 @@ class LocalFacilitator:
 
     def waits(self) -> bool:
         return any(self._queues.values())
+
+    def gathers(self) -> bool:
+        """Where a block takes long and many pay, they share transactions: a relayer has room for one in a block."""
+        queues = [queue for queue in self._queues.values() if queue]
+        waiting = max(map(len, queues))
+        if self._batch_s < LONG_S or max(waiting, self._batch_size) < MANY or waiting >= self._largest:
+            return False
+        now = time.monotonic()
+        oldest, newest = min(q[0].queued_at for q in queues), max(q[-1].queued_at for q in queues)
+        until = min(newest + self._batch_s * NO_MORE_COME, oldest + self._batch_s * GATHERING)
+        if now >= until:
+            return False
+        asyncio.get_running_loop().call_later(until - now, self.wake)
+        return True
 
     async def run(self, relayer: Relayer) -> None:
         await self._work(partial(self._send, relayer))
@@ -288,7 +310,9 @@ class LocalFacilitator:
             self._expect(item, sent.get(item.key))
         if slot is None:
             return
+        began = time.monotonic()
         receipt = await relayer.finish(slot)
+        self._batch_s, self._batch_size = time.monotonic() - began, len(sent)
         ours = [item for item in items if item.key in sent]
         if receipt is not None and receipt.success:
             self._largest = batcher.MAX_BATCH

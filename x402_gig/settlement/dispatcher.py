@@ -28,6 +28,10 @@ class Queue(Protocol):
     wake: Callable[[], None]
 
     def waits(self) -> bool: ...
+    def gathers(self) -> bool:
+        """More of it comes and will share the batch, so it is too early to take it."""
+        ...
+
     async def run(self, relayer: Relayer) -> None:
         """Take a batch of what waits and see it through."""
         ...
@@ -105,10 +109,10 @@ class Dispatcher:
         await (job(relayer) if job is not None else self._idle(relayer))
 
     def _next_job(self) -> Job | None:
-        waiting = next((queue for queue in self._queues if queue.waits()), None)
-        if self._funding.is_wanted(others_wait=waiting is not None):
+        waiting = [queue for queue in self._queues if queue.waits()]
+        if self._funding.is_wanted(others_wait=bool(waiting)):
             return self._funding.run
-        return waiting.run if waiting is not None else None
+        return next((queue.run for queue in waiting if not queue.gathers()), None)
 
     async def _idle(self, relayer: Relayer) -> None:
         self._work.clear()

@@ -34,7 +34,6 @@ BALANCE_TTL_S = 1
 PATIENCE_S = 10
 BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
-MAX_MOVEMENTS = 120
 # Of a batch besides its calls, and of each call besides its own limit.
 BATCH_GAS = 100_000
 CALLDATA_GAS = 6_000
@@ -58,7 +57,7 @@ class Hold:
 
 @dataclass
 class Funding:
-    """One batch at a time, in one process at a time. `problem` says what does not move; empty when all is well."""
+    """`at_once` batches, all in one process. `problem` says what does not move; empty when all is well."""
 
     ledger: Ledger
     node: Node
@@ -66,10 +65,11 @@ class Funding:
     leases: Leases
     commission_address: str
     clock: Callable[[], float] = time.time
+    at_once: int = 1
     _obstacle: str = field(default="", init=False)
     _held: dict[int, Hold] = field(default_factory=dict, init=False)
     _due_since: float | None = field(default=0.0, init=False)
-    _busy: bool = field(default=False, init=False)
+    _under_way: int = field(default=0, init=False)
     _not_before: float = field(default=0.0, init=False)
     _pause_s: int = field(default=1, init=False)
     _compared_until: float = field(default=0.0, init=False)
@@ -99,13 +99,19 @@ class Funding:
         now = time.monotonic()
         if any(hold.until <= now for hold in self._held.values()):
             self.due()
-        if self._busy or self._due_since is None or now < self._not_before or self.leases.fence(FUNDING) is None:
+        is_free = self._under_way < self.at_once and now >= self._not_before
+        if not is_free or self._due_since is None or self.leases.fence(FUNDING) is None:
             return False
         return not others_wait or now - self._due_since > PATIENCE_S
 
+    @property
+    def has_others(self) -> bool:
+        """Another batch is under way: what does not fill one of its own can wait for the next."""
+        return self._under_way > 1
+
     async def run(self, relayer: Relayer) -> None:
         """Send one batch; what is refused is held back for a while."""
-        self._busy = True
+        self._under_way += 1
         # Work that comes up from here on makes it due again; what does not fit this batch has waited since then.
         waiting_since, self._due_since = self._due_since, None
         try:
@@ -114,7 +120,7 @@ class Funding:
             self.due()
             raise
         finally:
-            self._busy = False
+            self._under_way -= 1
         if obstacle:
             self._wait_a_while()
             log.error("funding: %s", obstacle)
@@ -141,14 +147,15 @@ class Funding:
         plan = Plan(self, anchor, await self._balance(anchor), valid_before)
         slot = await relayer.write_down("funding", plan)
         if slot is None:
-            if plan.is_early:
+            if plan.is_early or plan.is_put_off:
                 self.due()
+                self._not_before = time.monotonic() + PACE_S
             return plan.obstacle
-        receipt = await relayer.finish(slot)
-        self.due()
         if plan.is_full:
             self._due_since = waiting_since
-        else:
+        receipt = await relayer.finish(slot)
+        self.due()
+        if not plan.is_full:
             self._not_before = time.monotonic() + PACE_S
         await self._look_after(relayer, plan, receipt)
         return ""
@@ -238,10 +245,11 @@ class Plan:
         self.anchor = anchor
         self._balance = balance
         self.valid_before = valid_before
-        self._limit = min(MAX_MOVEMENTS, _room(anchor))
+        self._limit = min(batcher.MAX_BATCH, _room(anchor))
         self._fence = funding_.leases.fence(FUNDING)
         self.moves: list[Movement] = []
         self.is_early = False
+        self.is_put_off = False
         self.obstacle = ""
 
     @property
@@ -260,7 +268,8 @@ class Plan:
         wallets = self._funding.wallets
         funding.write_commission(connection, self._funding.commission_address, wallets.commission_nonce)
         self.moves = self._due(connection)
-        return self._batch() if self.moves else None
+        self.is_put_off = bool(self.moves) and not self.is_full and self._funding.has_others
+        return self._batch() if self.moves and not self.is_put_off else None
 
     def _shortfall(self, connection: Connection) -> str:
         if self._balance is None:

@@ -75,6 +75,9 @@ class Payouts:
     def waits(self) -> bool:
         return bool(self._waiting)
 
+    def gathers(self) -> bool:
+        return False
+
     async def run(self, relayer: Relayer) -> None:
         """Send gas to the wallet that has waited longest."""
         top_up = self._waiting.popleft()

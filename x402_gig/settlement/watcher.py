@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Sequence
 from functools import partial
 
+from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block, Node
 from x402_gig.errors import ChainUnavailable, GigError
 from x402_gig.settlement.clock import ChainClock
@@ -16,6 +18,8 @@ from x402_gig.store.engine import Connection, Ledger
 
 log = logging.getLogger(__name__)
 
+# The cursor is kept this often; what it has passed since is read again after a restart.
+PERSIST_S = 2
 PERSIST_EVERY = 50
 RANGE = 500
 # From here on, new blocks are read together.
@@ -48,6 +52,7 @@ class Watcher:
         self._behind = confirmations - 1
         self._depth = reorg_depth
         self._cursor: Block | None = None
+        self._persisted, self._persisted_at = -1, 0.0
         self._moved = asyncio.Condition()
         self._woken = asyncio.Event()
         self._head: Block | None = None
@@ -112,7 +117,7 @@ class Watcher:
         if last - self._cursor.number >= SEVERAL:
             await self._read_together(head if last == head.number else await self._existing(last))
         await self._read_blocks(last)
-        if self._cursor.number != start.number:
+        if self._cursor.number != self._persisted and time.monotonic() > self._persisted_at + PERSIST_S:
             await self._persist(self._cursor)
         self._head = head
         self.seen_at = time.monotonic()
@@ -181,8 +186,7 @@ class Watcher:
         if block is None or block.hash != self.cursor.hash:
             return
         transfers = [t for t in await self._node.history(first, last.number, self._intake) if t.value]
-        if transfers:
-            await self._settling.record(transfers)
+        await self._record(transfers)
         if not await self._adds_up(last):
             return
         self._cursor = last
@@ -190,6 +194,11 @@ class Watcher:
         known = await self._ledger.read(partial(deposits.known_places, first=first, last=last.number))
         if known - {(t.block_number, t.block_hash) for t in transfers}:
             await self._roll_back(first)
+
+    async def _record(self, transfers: Sequence[TokenTransfer]) -> None:
+        """Most are our own, and written down by their receipts."""
+        if new := await self._ledger.read(lambda c: deposits.unrecorded(c, transfers)):
+            await self._settling.record(new)
 
     async def _adds_up(self, block: Block) -> bool:
         """Does the intake hold what the ledger says? A node may answer for blocks that it does not have."""
@@ -203,9 +212,7 @@ class Watcher:
         return block
 
     async def _read(self, block: Block) -> None:
-        transfers = await self._node.transfers(block, self._intake)
-        if transfers:
-            await self._settling.record(transfers)
+        await self._record(await self._node.transfers(block, self._intake))
         self._cursor = block
         # Receipts tell of blocks that are not read yet, and those may be replaced as well. Looked for after the cursor
         # has moved: whoever writes a receipt down later than this finds it there, see `confirm`.
@@ -230,6 +237,7 @@ class Watcher:
             deposits.count_from(connection, max(0, block.number - self._depth))
 
         await self._ledger.write(persist)
+        self._persisted, self._persisted_at = block.number, time.monotonic()
 
     async def passed(self, block_number: int) -> None:
         """Wait until every deposit up to this block is in the ledger."""

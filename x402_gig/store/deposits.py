@@ -99,6 +99,25 @@ _REPLACED = [
 ]
 
 
+_RECORDED = union(
+    select(deposits.c.block_hash, deposits.c.transaction, deposits.c.nonce).where(
+        deposits.c.block_number.between(bindparam("first"), bindparam("last")), deposits.c.on_chain == 1
+    ),
+    select(movements.c.block_hash, movements.c.transaction, movements.c.nonce).where(
+        movements.c.block_number.between(bindparam("first"), bindparam("last")), movements.c.state == "done"
+    ),
+)
+
+
+def unrecorded(connection: Connection, transfers: Sequence[TokenTransfer]) -> list[TokenTransfer]:
+    """Those of these that the ledger does not have in their very place; plain transfers are always among them."""
+    if not transfers:
+        return []
+    heights = [t.block_number for t in transfers]
+    known = {tuple(row) for row in connection.execute(_RECORDED, {"first": min(heights), "last": max(heights)})}
+    return [t for t in transfers if t.nonce is None or (t.block_hash, t.transaction, t.nonce) not in known]
+
+
 def is_replaced(connection: Connection, number: int, block_hash: str) -> bool:
     """Does the ledger know something of another block at this height?"""
     return any(connection.execute(query, {"number": number, "hash": block_hash}).first() for query in _REPLACED)

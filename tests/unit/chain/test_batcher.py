@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from tests.unit.chain.examples import AUTHORIZATION, signature
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call, Result
-from x402_gig.settlement.funding import MAX_MOVEMENTS
 
 TARGET = "0x" + "33" * 20
 HASH = "0x" + "44" * 32
@@ -126,6 +125,6 @@ def test_the_last_call_still_gets_its_limit(calls: int, limit: int) -> None:
 def test_a_full_batch_of_rewards_fits_one_transaction() -> None:
     """`settlement.funding` packs them by number."""
     call = eip3009.transfer_call(AUTHORIZATION, signature(), ecdsa=True)
-    data = batcher.execute_on_data(2**32, HASH, TARGET, batcher.PLAIN_CALL_GAS, [call] * (MAX_MOVEMENTS + 1))
-    assert batcher.batch_gas(data, batcher.PLAIN_CALL_GAS, MAX_MOVEMENTS + 1) <= batcher.MAX_TRANSACTION_GAS
+    data = batcher.execute_on_data(2**32, HASH, TARGET, batcher.PLAIN_CALL_GAS, [call] * batcher.MAX_BATCH)
+    assert batcher.batch_gas(data, batcher.PLAIN_CALL_GAS, batcher.MAX_BATCH) <= batcher.MAX_TRANSACTION_GAS
     assert len(data) <= batcher.MAX_CALLDATA_BYTES

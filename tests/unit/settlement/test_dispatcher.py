@@ -36,6 +36,7 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
     class Queue:
         def __init__(self) -> None:
             self.wake: Callable[[], None] = lambda: None
+            self.gathers: Callable[[], bool] = lambda: False
 
         def waits(self) -> bool:
             return not done.is_set()
