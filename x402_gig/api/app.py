@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -24,6 +23,7 @@ from x402.http.constants import (
     X_PAYMENT_RESPONSE_HEADER,
 )
 
+from x402_gig.api.cors import Cors
 from x402_gig.api.counting import Limiter
 from x402_gig.api.docs import docs_routes
 from x402_gig.api.errors import HANDLERS
@@ -202,6 +202,4 @@ async def _object(request: Request) -> Mapping[str, Any]:
 
 def with_cors(app: ASGIApp) -> ASGIApp:
     """Outermost, so that errors of every kind carry the headers too."""
-    return CORSMiddleware(
-        app, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"], expose_headers=EXPOSED_HEADERS
-    )
+    return Cors(app, EXPOSED_HEADERS)

@@ -2,9 +2,9 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from x402_gig.errors import InvalidApiKey, Unavailable
@@ -12,16 +12,15 @@ from x402_gig.store import api_keys
 from x402_gig.store.api_keys import ApiKey
 from x402_gig.store.engine import Ledger
 
-HEADER = "x-api-key"
+HEADER = b"x-api-key"
 
 
 @dataclass(frozen=True)
 class Keys:
     ledger: Ledger
 
-    async def find(self, headers: Headers) -> ApiKey | None:
-        """None when they carry no key that may be used now, also when there are several."""
-        presented = headers.getlist(HEADER)
+    async def find(self, presented: Sequence[str]) -> ApiKey | None:
+        """None when it is no key that may be used now, also when there are several."""
         if len(presented) != 1:
             return None
         key = await self.ledger.read(lambda c: api_keys.find(c, presented[0]))

@@ -1,5 +1,6 @@
 """Who asks, and whether they ask too often: a pure-ASGI middleware around the API, and nothing else of the server."""
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from starlette.requests import Request
@@ -7,10 +8,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from x402_gig.api.counting import Limiter
 from x402_gig.api.errors import answer_gig_error
-from x402_gig.api.keys import Keys
+from x402_gig.api.keys import HEADER, Keys
 from x402_gig.errors import GigError
 
 LIMITED = "/api/"
+LONGEST_ADDRESS = 100
 # The /64 of an IPv6 address: a subscriber has at least that much.
 NETWORK = 0xFFFF_FFFF_FFFF_FFFF << 64
 
@@ -30,21 +32,28 @@ class Limits:
         if scope["type"] != "http" or not scope["path"].startswith(LIMITED):
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        presented = [value.decode("latin-1") for name, value in scope["headers"] if name == HEADER]
         try:
-            key = await self._keys.find(request.headers)
+            key = await self._keys.find(presented)
             await self._limiter.count(key.id if key else None, address_of(scope))
         except GigError as exc:
-            await answer_gig_error(request, exc)(scope, receive, send)
+            await answer_gig_error(Request(scope), exc)(scope, receive, send)
             return
-        request.state.api_key = key
+        scope.setdefault("state", {})["api_key"] = key
         await self._app(scope, receive, send)
 
 
 def address_of(scope: Scope) -> str:
     """Whoever is counted as one: an IPv4 address, or a network of IPv6. All who have neither are one, too."""
+    client = scope.get("client")
+    host = client[0] if client else ""
+    return _network_of(host if len(host) <= LONGEST_ADDRESS else "")
+
+
+@lru_cache(maxsize=4096)
+def _network_of(host: str) -> str:
     try:
-        address = ip_address(scope["client"][0] if scope.get("client") else "")
+        address = ip_address(host)
     except ValueError:
         return "none"
     if isinstance(address, IPv6Address):

@@ -2,25 +2,20 @@
 
 A validator turns a value into what the terms hold, or raises: then the *shape* is broken. A broken *limit* does not
 keep a field from being read, so it is noted in the `Reading`, which every validator has as its context.
+
+The fields' validators are called from here rather than by pydantic, which would do the same in twice the time.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from x402_gig.gigs.catalogue import RULES, Duration, GigType, Platform, TypeRules, UrlKind, normal_url
@@ -47,6 +42,7 @@ _SAID_PROBLEM = "said"
 _SPELLED_AS_THEY_ARE = ("how_to_earn", "earning_criteria")
 
 T = TypeVar("T")
+Member = TypeVar("Member", bound=StrEnum)
 
 
 class Rules(Protocol):
@@ -76,34 +72,63 @@ class Reading:
             self.noted[name] = problem
 
 
-Info = ValidationInfo[Reading]
+class Info(Protocol):
+    """What a validator is told beside its value: the part of pydantic's `ValidationInfo` that counts here."""
+
+    @property
+    def context(self) -> Reading: ...
+    @property
+    def data(self) -> dict[str, Any]: ...
+    @property
+    def field_name(self) -> str | None: ...
 
 
-def read_request(body: Mapping[str, object], reading: Reading) -> tuple["GigRequest | None", list[str]]:
-    """The request, None when its shape is broken, and all that is wrong with it in the order of the fields.
+Validator = Callable[[object, Info], object]
+
+
+@dataclass(slots=True)
+class _Info:
+    context: Reading
+    data: dict[str, Any] = field(default_factory=dict)
+    field_name: str | None = None
+
+
+def read_request(body: Mapping[str, object], reading: Reading) -> tuple[dict[str, Any] | None, list[str]]:
+    """The request's fields, None when its shape is broken, and all that is wrong with it in the order of the fields.
 
     `null` and `""` are as good as absent.
     """
-    model = reading.rules.request
-    present = {name: value for name, value in body.items() if value is not None and value != ""}
-    # Not left to the model: a name that is no valid Unicode would end its validation before the first field.
-    unknown = [name for name in present if name not in model.model_fields]
-    request, errors = None, {}
-    try:
-        request = model.model_validate({n: v for n, v in present.items() if n not in unknown}, context=reading)
-    except ValidationError as exc:
-        errors = dict(map(_problem, exc.errors(include_url=False, include_context=False, include_input=False)))
+    validators = _validators(reading.rules.request)
+    info, errors = _Info(reading), {}
+    for name, validate in validators.items():
+        info.field_name = name
+        value = body.get(name)
+        try:
+            info.data[name] = validate(None if value == "" else value, info)
+        except ValueError as exc:
+            errors[name] = _problem(name, exc)
+    unknown = [name for name, value in body.items() if name not in validators and value is not None and value != ""]
+    is_broken = bool(errors or unknown or reading.is_broken)
     problems = reading.noted | errors
-    said = [problems[name] for name in model.model_fields if name in problems] + [_unknown(name) for name in unknown]
-    return None if unknown or reading.is_broken else request, said
+    said = [problems[name] for name in validators if name in problems] if problems else []
+    return None if is_broken else info.data, said + [_unknown(name) for name in unknown]
 
 
-def _problem(error: Any) -> tuple[str, str]:
-    """The field, and the gig API's words for what is wrong with it."""
-    name = str(error["loc"][0])
-    if error["type"] == _SAID_PROBLEM:
-        return name, error["msg"]
-    return name, f"Invalid {name if name in _SPELLED_AS_THEY_ARE else name.replace('_', ' ')}"
+@cache
+def _validators(model: type["GigRequest"]) -> dict[str, Validator]:
+    return {name: _validator(field.metadata) for name, field in model.model_fields.items()}
+
+
+def _validator(metadata: list[Any]) -> Validator:
+    [validator] = (item.func for item in metadata if isinstance(item, PlainValidator))
+    return validator  # type: ignore[return-value] # all of ours take the value and its `Info`
+
+
+def _problem(name: str, error: ValueError) -> str:
+    """The gig API's words for what is wrong with a field."""
+    if isinstance(error, PydanticCustomError):
+        return error.message()
+    return f"Invalid {name if name in _SPELLED_AS_THEY_ARE else name.replace('_', ' ')}"
 
 
 def _said(problem: str) -> PydanticCustomError:
@@ -185,7 +210,19 @@ def _rules(info: Info) -> TypeRules:
     return RULES.get(info.data.get("gig_type"), _NO_RULES)  # type: ignore[arg-type]
 
 
-def _platform(platform: Platform | None, info: Info) -> Platform:
+def _one_of(members: Iterable[Member], form: Any) -> PlainValidator:
+    by_name = {str(member): member for member in members}
+
+    def validate(value: object, _: Info) -> Member:
+        if not isinstance(value, str) or value not in by_name:
+            raise ValueError("none of those")
+        return by_name[value]
+
+    return PlainValidator(validate, json_schema_input_type=form)
+
+
+def _platform(value: object, info: Info) -> Platform:
+    platform = Platform(value) if value is not None else None
     rules = _rules(info)
     if platform is Platform.ONCHAIN and rules is not _NO_RULES and not rules.may_be_onchain:
         # Not raised: the URL is read against the platform that was meant.
@@ -294,9 +331,13 @@ class GigRequest(BaseModel):
         "moves with it.",
         examples=["2025-10-01T15:00:00Z"],
     )
-    duration: Duration = Field(description="How long the gig runs.", examples=["1day"])
-    gig_type: GigType = Field(description="What is to be done.", examples=["like"])
-    platform: Annotated[Platform | None, AfterValidator(_platform)] = Field(
+    duration: Annotated[Duration, _one_of(Duration, Duration)] = Field(
+        description="How long the gig runs.", examples=["1day"]
+    )
+    gig_type: Annotated[GigType, _one_of(GigType, GigType)] = Field(
+        description="What is to be done.", examples=["like"]
+    )
+    platform: Annotated[Platform | None, PlainValidator(_platform, json_schema_input_type=Platform | None)] = Field(
         None,
         validate_default=True,
         description="`farcaster` where it is absent. `onchain` is for hold_erc20 and buy_erc20 only, and is theirs "
@@ -343,10 +384,13 @@ class GigRequest(BaseModel):
     )
 
 
+PaidDuration = Literal[Duration.ONE_DAY, Duration.THREE_DAYS]
+
+
 class PaidGigRequest(GigRequest):
     """The terms of a gig that is paid by x402, in USDC."""
 
-    duration: Literal[Duration.ONE_DAY, Duration.THREE_DAYS] = Field(
+    duration: Annotated[Duration, _one_of(get_args(PaidDuration), PaidDuration)] = Field(
         description="How long the gig runs.", examples=["1day"]
     )
 

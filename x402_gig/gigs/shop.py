@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol
 
 from x402_gig.errors import ValidationFailed
@@ -55,16 +56,11 @@ class GigShop:
 
     def order(self, body: Mapping[str, Any]) -> Order:
         draft = read_terms(body, self.limits, self.clock())
-        if draft.terms is None and body:
+        if draft.request is None and body:
             raise ValidationFailed(draft.problems)
-        terms = draft.terms.model_dump(mode="json", exclude_none=True) if draft.terms else {}
-        reward_units = draft.terms.amount_units if draft.terms else self.limits.minimum_units
-        price = Price.of(reward_units, self.commission_bps)
-        return Order(PRODUCT, terms, price.total_units, self._description(price), draft.problems)
-
-    def _description(self, price: Price) -> str:
-        reward, commission = to_tokens(price.reward_units), to_tokens(price.commission_units)
-        return f"A gig that pays {reward} USDC, plus {commission} USDC commission"
+        reward_units = draft.request["amount"] if draft.request else self.limits.minimum_units
+        total_units, description = _tag(reward_units, self.commission_bps)
+        return Order(PRODUCT, draft.document(), total_units, description, draft.problems)
 
     def fulfil(self, book: Shelf, purchase: Purchase) -> Fulfilled:
         terms = Terms.model_validate(purchase.terms)
@@ -99,9 +95,10 @@ class GigShop:
         """Terms and price for a key's holder. Raises ValidationFailed or NotFound."""
         limits = KeyLimits(token, self.limits.maximum_units // 10**USDC_DECIMALS, self.limits.chain)
         draft = read_terms(body, limits, self.clock())
-        if draft.problems or draft.terms is None or token is None:
+        terms = draft.terms
+        if draft.problems or terms is None or token is None:
             raise ValidationFailed(draft.problems)
-        return Offer(draft.terms, token, Price.of(draft.terms.amount_units, self.commission_bps))
+        return Offer(terms, token, Price.of(terms.amount_units, self.commission_bps))
 
     def created(self, gig_id: int, wallet: str, offer: Offer) -> dict[str, Any]:
         """The answer to whoever is to fund it."""
@@ -112,6 +109,14 @@ class GigShop:
             "gig_chain_id": self.chain_id,
             **_amounts(offer.price, offer.token.decimals),
         }
+
+
+@lru_cache(maxsize=1024)
+def _tag(reward_units: int, commission_bps: int) -> tuple[int, str]:
+    """What a gig with that reward costs, and what it says about it."""
+    price = Price.of(reward_units, commission_bps)
+    reward, commission = to_tokens(price.reward_units), to_tokens(price.commission_units)
+    return price.total_units, f"A gig that pays {reward} USDC, plus {commission} USDC commission"
 
 
 def _amounts(price: Price, decimals: int = USDC_DECIMALS) -> dict[str, str]:

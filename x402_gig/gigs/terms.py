@@ -8,7 +8,7 @@ settled yesterday must find its gig also when the limit has moved since.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -49,10 +49,22 @@ class Terms(BaseModel):
 
 @dataclass(frozen=True)
 class Draft:
-    """`terms` is None when a shape is broken; `problems` are those of shape and limits, in the order of the fields."""
+    """`request` is None when a shape is broken; `problems` are those of shape and limits, in the order of the fields."""
 
-    terms: Terms | None
+    request: Mapping[str, Any] | None
     problems: tuple[str, ...]
+
+    @property
+    def terms(self) -> Terms | None:
+        return _terms(self.request) if self.request is not None else None
+
+    def document(self) -> dict[str, Any]:
+        """`terms` as JSON for the ledger, `{}` without any. Made without them: most buyers only ask for the price."""
+        if self.request is None:
+            return {}
+        fields = {name: value for name, value in self.request.items() if value is not None}
+        amount_units, start_time = fields.pop("amount"), fields["start_time"].isoformat().replace("+00:00", "Z")
+        return fields | {"amount_units": amount_units, "start_time": start_time}
 
 
 @dataclass(frozen=True)
@@ -125,9 +137,9 @@ def read_terms(body: Mapping[str, object], limits: Rules, now: datetime) -> Draf
     """
     check_chain(body.get("chain"), limits.chain)
     request, problems = read_request(body, Reading(limits, now))
-    return Draft(_terms(request) if request else None, tuple(dict.fromkeys(problems)))
+    return Draft(request, tuple(dict.fromkeys(problems)))
 
 
-def _terms(request: GigRequest) -> Terms:
+def _terms(request: Mapping[str, Any]) -> Terms:
     values = dict(request)
     return Terms(amount_units=values.pop("amount"), **values)

@@ -9,15 +9,17 @@ BadRequest, PaymentConflict, OutcomeUnknown and Unavailable; the application's e
 """
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
+import types
+from collections.abc import Coroutine, Generator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from x402.http.constants import PAYMENT_REQUIRED_HEADER
+from x402.http.constants import PAYMENT_REQUIRED_HEADER, PAYMENT_SIGNATURE_HEADER, X_PAYMENT_HEADER
 from x402.http.utils import encode_payment_required_header
 from x402.schemas import PaymentRequired, ResourceInfo
 from x402.schemas.v1 import PaymentRequiredV1
@@ -31,6 +33,7 @@ from x402_gig.payments.payment import Payment
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 30
+_PAYMENT_HEADERS = {name.lower().encode() for name in (PAYMENT_SIGNATURE_HEADER, X_PAYMENT_HEADER)}
 PAYMENT_NEEDED = "Payment required: sign one of accepts and send it in the PAYMENT-SIGNATURE header (X-PAYMENT in v1)"
 
 
@@ -46,18 +49,19 @@ class PaymentGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body_in_time(receive)
-        payment = wire.read_payment(dict(Headers(scope=scope)))
+        payment = wire.read_payment(_payment_headers(scope))
         asked = parse_object(body)
         order = self._product.order(asked)
         if payment is None:
             # Directories probe with an empty body: they want to see a price.
             if order.problems and asked:
                 raise ValidationFailed(order.problems)
-            await self._payment_required(scope, order)(scope, receive, send)
+            await self._ask_for_payment(scope, send, order)
             return
         outcome = await self._settle(payment, order, receive)
         if isinstance(outcome, Rejected):
-            await self._payment_required(scope, order, payment, outcome)(scope, receive, send)
+            receipt = wire.receipt_header(payment, self._checkout.seller.network, outcome)
+            await self._ask_for_payment(scope, send, order, outcome, receipt)
         elif isinstance(outcome, Settled):
             await self._serve(payment, outcome, body, scope, receive, send)
 
@@ -92,19 +96,21 @@ class PaymentGate:
         scope.setdefault("state", {})["purchase"] = settled
         await self._app(scope, _replay(body, receive), send_with_receipt)
 
-    def _payment_required(
-        self, scope: Scope, order: Order, payment: Payment | None = None, rejected: Rejected | None = None
-    ) -> Response:
+    async def _ask_for_payment(
+        self, scope: Scope, send: Send, order: Order, rejected: Rejected | None = None, *headers: tuple[str, str]
+    ) -> None:
         error, detail = (rejected.reason, rejected.detail) if rejected else (PAYMENT_NEEDED, "")
-        url = f"{self._public_url}{scope['path']}"
-        header, body = self._required(url, order.description, order.price_units, error, detail)
-        headers = {PAYMENT_REQUIRED_HEADER: header, "Cache-Control": "no-store"}
-        if payment and rejected:
-            headers.update([wire.receipt_header(payment, self._checkout.seller.network, rejected)])
-        return Response(body, 402, headers, "application/json")
+        required, body = self._required(scope["path"], order.description, order.price_units, error, detail)
+        more = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        # A list of its own: those around us add to it.
+        await send({"type": "http.response.start", "status": 402, "headers": [*required, *more]})
+        await send({"type": "http.response.body", "body": body})
 
-    def _build_required(self, url: str, description: str, amount: int, error: str, detail: str) -> tuple[str, str]:
-        seller = self._checkout.seller
+    def _build_required(
+        self, path: str, description: str, amount: int, error: str, detail: str
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """Headers and body."""
+        seller, url = self._checkout.seller, f"{self._public_url}{path}"
         v2 = PaymentRequired(
             error=error,
             resource=ResourceInfo(url=url, description=description, mime_type="application/json"),
@@ -112,16 +118,37 @@ class PaymentGate:
         )
         v1 = PaymentRequiredV1(error=error, accepts=[seller.requirements_v1(amount, url, description)])
         body = v1.model_dump(by_alias=True, exclude_none=True) | ({"detail": detail} if detail else {})
-        return encode_payment_required_header(v2), json.dumps(body)
+        headers = {PAYMENT_REQUIRED_HEADER: encode_payment_required_header(v2), "Cache-Control": "no-store"}
+        response = Response(json.dumps(body), 402, headers, "application/json")
+        return response.raw_headers, response.body
+
+
+def _payment_headers(scope: Scope) -> dict[str, str]:
+    return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _PAYMENT_HEADERS}
 
 
 async def read_body_in_time(receive: Receive) -> bytes:
     """The whole request body. Raises BadRequest and BodyTooLarge."""
+    reading = read_body(receive)
+    try:
+        first_wait = reading.send(None)
+    except StopIteration as done:
+        # It came with the headers, as most do: no time has passed that would have to be measured.
+        body: bytes = done.value
+        return body
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await read_body(receive)
+            return await _go_on(reading, first_wait)
     except TimeoutError:
         raise BadRequest(f"The request body did not arrive within {BODY_TIMEOUT_S} s") from None
+
+
+@types.coroutine
+def _go_on(coroutine: Coroutine[Any, Any, bytes], first_wait: Any) -> Generator[Any, Any, bytes]:
+    """Await the rest of a coroutine that has run up to its first wait."""
+    with contextlib.closing(coroutine):
+        yield first_wait
+        return (yield from coroutine)
 
 
 async def read_body(receive: Receive) -> bytes:

@@ -14,6 +14,9 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
+
+
 def _depth(text: str) -> int:
     deepest = depth = 0
     for bracket in re.findall(r"[\[{}\]]", _STRINGS.sub("", text)):
@@ -32,6 +35,6 @@ def loads(data: bytes) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
+        return _DECODER.decode(text)
     except ArithmeticError:  # Decimal's own, for an exponent of twenty digits
         raise ValueError("a number is out of range") from None
