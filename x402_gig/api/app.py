@@ -29,6 +29,7 @@ from x402_gig.api.docs import docs_routes
 from x402_gig.api.errors import HANDLERS
 from x402_gig.api.keys import Keys, key_of
 from x402_gig.api.limits import Limits
+from x402_gig.api.shortcut import Shortcut
 from x402_gig.errors import NotFound, ValidationFailed
 from x402_gig.gigs.catalogue import GigType
 from x402_gig.gigs.listing import GigQuery, Page, read_query
@@ -44,6 +45,7 @@ from x402_gig.settlement.keyed import KeyedGigs
 from x402_gig.store.api_keys import ApiKey
 
 LIST = "/api/gigs"
+CREATE = "/api/gigs/create/x402"
 EXPOSED_HEADERS = [
     PAYMENT_REQUIRED_HEADER,
     PAYMENT_SIGNATURE_HEADER,
@@ -169,8 +171,8 @@ class Api:
 
     def build(self) -> ASGIApp:
         paywall = Middleware(PaymentGate, product=self.shop, checkout=self.checkout, public_url=self.public_url)
+        create = Route(CREATE, self.create_gig, methods=["POST"], middleware=[paywall])
         routes = [
-            Route("/api/gigs/create/x402", self.create_gig, methods=["POST"], middleware=[paywall]),
             Route("/api/gigs/create", self.create_unfunded, methods=["POST"]),
             Route("/api/gigs/start", self.start_gig, methods=["POST"]),
             Route(LIST, self.show_gigs),
@@ -182,10 +184,11 @@ class Api:
             *docs_routes(self._document),
         ]
         limits = Middleware(Limits, keys=self.keys, limiter=self.limiter)
-        app = Starlette(routes=routes, middleware=[limits], exception_handlers=HANDLERS)
+        app = Starlette(routes=[create, *routes], middleware=[limits], exception_handlers=HANDLERS)
         # A redirect would name the host of the request, not the public one, and lose the payment on the way.
         app.router.redirect_slashes = False
-        return with_cors(app)
+        paywall_alone = Limits(create.app, keys=self.keys, limiter=self.limiter)
+        return with_cors(Shortcut(app, path=CREATE, paywall=paywall_alone))
 
 
 def _gig_id(body: Mapping[str, Any]) -> int:

@@ -34,7 +34,7 @@ class Limits:
             return
         presented = [value.decode("latin-1") for name, value in scope["headers"] if name == HEADER]
         try:
-            key = await self._keys.find(presented)
+            key = await self._keys.find(presented) if presented else None
             await self._limiter.count(key.id if key else None, address_of(scope))
         except GigError as exc:
             await answer_gig_error(Request(scope), exc)(scope, receive, send)

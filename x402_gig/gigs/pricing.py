@@ -34,19 +34,23 @@ class Price:
         return self.reward_units + self.commission_units
 
 
-def to_units(tokens: Decimal, decimals: int) -> int:
+def to_units(tokens: Decimal | int, decimals: int) -> int:
     """Base units of an amount in tokens.
 
     Raises ValueError when that is not a whole number from 0 to the largest uint256.
     """
-    try:
-        exact = tokens.quantize(Decimal(1).scaleb(-decimals), context=_EXACT)
-        units = int(exact.scaleb(decimals, context=_EXACT))
-    except DecimalException:
-        raise ValueError("not a whole number of base units") from None
+    units = tokens * 10**decimals if isinstance(tokens, int) else _to_whole_units(tokens, decimals)
     if not 0 <= units <= UINT256_MAX:
         raise ValueError("does not fit uint256")
     return units
+
+
+def _to_whole_units(tokens: Decimal, decimals: int) -> int:
+    try:
+        exact = tokens.quantize(Decimal(1).scaleb(-decimals), context=_EXACT)
+        return int(exact.scaleb(decimals, context=_EXACT))
+    except DecimalException:
+        raise ValueError("not a whole number of base units") from None
 
 
 def to_tokens(units: int, decimals: int = USDC_DECIMALS) -> str:

@@ -42,7 +42,7 @@ _SAID_PROBLEM = "said"
 _SPELLED_AS_THEY_ARE = ("how_to_earn", "earning_criteria")
 
 T = TypeVar("T")
-Member = TypeVar("Member", bound=StrEnum)
+Named = TypeVar("Named", bound=StrEnum)
 
 
 class Rules(Protocol):
@@ -64,6 +64,7 @@ class Reading:
 
     rules: Rules
     now: datetime
+    of_type: TypeRules = _NO_RULES
     noted: dict[str, str] = field(default_factory=dict)
     is_broken: bool = False
 
@@ -108,10 +109,12 @@ def read_request(body: Mapping[str, object], reading: Reading) -> tuple[dict[str
         except ValueError as exc:
             errors[name] = _problem(name, exc)
     unknown = [name for name, value in body.items() if name not in validators and value is not None and value != ""]
-    is_broken = bool(errors or unknown or reading.is_broken)
     problems = reading.noted | errors
-    said = [problems[name] for name in validators if name in problems] if problems else []
-    return None if is_broken else info.data, said + [_unknown(name) for name in unknown]
+    if not problems and not unknown:
+        return info.data, []
+    is_broken = errors or unknown or reading.is_broken
+    said = [problems[name] for name in validators if name in problems] + [_unknown(name) for name in unknown]
+    return None if is_broken else info.data, said
 
 
 @cache
@@ -183,7 +186,7 @@ def _units(value: object, decimals: int) -> int:
             raise ValueError("not plain digits")
     elif isinstance(value, bool) or not isinstance(value, int | Decimal) or _is_huge(value):
         raise ValueError("not a number")
-    return to_units(Decimal(value), decimals)
+    return to_units(value if isinstance(value, int) else Decimal(value), decimals)
 
 
 def _is_huge(value: int | Decimal) -> bool:
@@ -206,24 +209,34 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("outside the years 1 to 9999 in UTC") from None
 
 
-def _rules(info: Info) -> TypeRules:
-    return RULES.get(info.data.get("gig_type"), _NO_RULES)  # type: ignore[arg-type]
+def _member(by_name: Mapping[str, T], value: object) -> T:
+    """What calling the enumeration does, in a quarter of the time."""
+    if not isinstance(value, str) or value not in by_name:
+        raise ValueError("none of those")
+    return by_name[value]
 
 
-def _one_of(members: Iterable[Member], form: Any) -> PlainValidator:
-    by_name = {str(member): member for member in members}
+def _by_name(members: Iterable[Named]) -> Mapping[str, Named]:
+    return {str(member): member for member in members}
 
-    def validate(value: object, _: Info) -> Member:
-        if not isinstance(value, str) or value not in by_name:
-            raise ValueError("none of those")
-        return by_name[value]
 
-    return PlainValidator(validate, json_schema_input_type=form)
+_GIG_TYPES, _PLATFORMS = _by_name(GigType), _by_name(Platform)
+
+
+def _one_of(form: Any, members: Iterable[StrEnum]) -> PlainValidator:
+    by_name = _by_name(members)
+    return PlainValidator(lambda value, _: _member(by_name, value), json_schema_input_type=form)
+
+
+def _gig_type(value: object, info: Info) -> GigType:
+    gig_type = _member(_GIG_TYPES, value)
+    info.context.of_type = RULES[gig_type]
+    return gig_type
 
 
 def _platform(value: object, info: Info) -> Platform:
-    platform = Platform(value) if value is not None else None
-    rules = _rules(info)
+    platform = _member(_PLATFORMS, value) if value is not None else None
+    rules = info.context.of_type
     if platform is Platform.ONCHAIN and rules is not _NO_RULES and not rules.may_be_onchain:
         # Not raised: the URL is read against the platform that was meant.
         info.context.note(info.field_name, "Platform onchain is only for hold_erc20 and buy_erc20 tasks")
@@ -239,7 +252,7 @@ def _optional(
     def validate(value: object, info: Info) -> T | None:
         if value is not None:
             return read(value, info)
-        rules = _rules(info)
+        rules = info.context.of_type
         if info.field_name in rules.required:
             said = "URL" if info.field_name == "url" else info.field_name
             raise _said(f"{said} required for {info.data['gig_type']} tasks")
@@ -251,7 +264,7 @@ def _optional(
 def _url(value: object, info: Info) -> str:
     gig_type, platform = info.data.get("gig_type"), info.data.get("platform")
     try:
-        return normal_url(_clean(value, info, MAX_URL_CHARS, _CONTROL), _rules(info).url_kind, platform)
+        return normal_url(_clean(value, info, MAX_URL_CHARS, _CONTROL), info.context.of_type.url_kind, platform)
     except PydanticCustomError:
         raise
     except ValueError:
@@ -334,7 +347,7 @@ class GigRequest(BaseModel):
     duration: Annotated[Duration, _one_of(Duration, Duration)] = Field(
         description="How long the gig runs.", examples=["1day"]
     )
-    gig_type: Annotated[GigType, _one_of(GigType, GigType)] = Field(
+    gig_type: Annotated[GigType, PlainValidator(_gig_type, json_schema_input_type=GigType)] = Field(
         description="What is to be done.", examples=["like"]
     )
     platform: Annotated[Platform | None, PlainValidator(_platform, json_schema_input_type=Platform | None)] = Field(
@@ -390,7 +403,7 @@ PaidDuration = Literal[Duration.ONE_DAY, Duration.THREE_DAYS]
 class PaidGigRequest(GigRequest):
     """The terms of a gig that is paid by x402, in USDC."""
 
-    duration: Annotated[Duration, _one_of(get_args(PaidDuration), PaidDuration)] = Field(
+    duration: Annotated[Duration, _one_of(PaidDuration, get_args(PaidDuration))] = Field(
         description="How long the gig runs.", examples=["1day"]
     )
 

@@ -8,7 +8,7 @@ settled yesterday must find its gig also when the limit has moved since.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
@@ -47,9 +47,8 @@ class Terms(BaseModel):
     verifier: str | None = None
 
 
-@dataclass(frozen=True)
-class Draft:
-    """`request` is None when a shape is broken; `problems` are those of shape and limits, in the order of the fields."""
+class Draft(NamedTuple):
+    """What was read: `request` is None when a shape is broken; `problems` are those of shape and limits, in order."""
 
     request: Mapping[str, Any] | None
     problems: tuple[str, ...]

@@ -14,7 +14,7 @@ import json
 import types
 from collections.abc import Coroutine, Generator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
@@ -31,9 +31,11 @@ from x402_gig.payments.order import Order, Product
 from x402_gig.payments.outcome import Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment
 
+T = TypeVar("T")
+
 MAX_BODY_BYTES = 64 * 1024
 BODY_TIMEOUT_S = 30
-_PAYMENT_HEADERS = {name.lower().encode() for name in (PAYMENT_SIGNATURE_HEADER, X_PAYMENT_HEADER)}
+PAYMENT_HEADERS = {name.lower().encode() for name in (PAYMENT_SIGNATURE_HEADER, X_PAYMENT_HEADER)}
 PAYMENT_NEEDED = "Payment required: sign one of accepts and send it in the PAYMENT-SIGNATURE header (X-PAYMENT in v1)"
 
 
@@ -120,11 +122,11 @@ class PaymentGate:
         body = v1.model_dump(by_alias=True, exclude_none=True) | ({"detail": detail} if detail else {})
         headers = {PAYMENT_REQUIRED_HEADER: encode_payment_required_header(v2), "Cache-Control": "no-store"}
         response = Response(json.dumps(body), 402, headers, "application/json")
-        return response.raw_headers, response.body
+        return response.raw_headers, bytes(response.body)
 
 
 def _payment_headers(scope: Scope) -> dict[str, str]:
-    return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _PAYMENT_HEADERS}
+    return {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in PAYMENT_HEADERS}
 
 
 async def read_body_in_time(receive: Receive) -> bytes:
@@ -133,7 +135,7 @@ async def read_body_in_time(receive: Receive) -> bytes:
     try:
         first_wait = reading.send(None)
     except StopIteration as done:
-        # It came with the headers, as most do: no time has passed that would have to be measured.
+        # It came with the headers, as most do: there is no wait to be measured.
         body: bytes = done.value
         return body
     try:
@@ -144,11 +146,12 @@ async def read_body_in_time(receive: Receive) -> bytes:
 
 
 @types.coroutine
-def _go_on(coroutine: Coroutine[Any, Any, bytes], first_wait: Any) -> Generator[Any, Any, bytes]:
+def _go_on(coroutine: Coroutine[Any, Any, T], first_wait: Any) -> Generator[Any, Any, T]:
     """Await the rest of a coroutine that has run up to its first wait."""
     with contextlib.closing(coroutine):
         yield first_wait
-        return (yield from coroutine)
+        result: T = yield from coroutine
+        return result
 
 
 async def read_body(receive: Receive) -> bytes:

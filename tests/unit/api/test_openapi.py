@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
 @pytest.fixture(scope="module")
 def routes(server: Server) -> list[Route]:
     starlette: Any = server.app
-    return [route for route in starlette.app.routes if isinstance(route, Route)]
+    return [route for route in starlette.app.app.routes if isinstance(route, Route)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,37 @@
+"""A short way to the paywall for whoever asks for the price: past what Starlette does for routes of any kind."""
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from x402_gig.api.errors import answer_bug, answer_gig_error
+from x402_gig.errors import GigError
+from x402_gig.payments.gate import PAYMENT_HEADERS
+
+
+class Shortcut:
+    """Leads an unpaid POST of `path` to `paywall`, and everything else to `app`, which would answer the same.
+
+    Without a payment the paywall answers with one message at its very end: whatever it raises, nothing is sent yet.
+    """
+
+    def __init__(self, app: ASGIApp, *, path: str, paywall: ASGIApp) -> None:
+        self.app = app
+        self._path = path
+        self._paywall = paywall
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._is_for_price(scope):
+            await self.app(scope, receive, send)
+            return
+        try:
+            await self._paywall(scope, receive, send)
+        except GigError as exc:
+            await answer_gig_error(Request(scope), exc)(scope, receive, send)
+        except Exception as exc:
+            await answer_bug(Request(scope), exc)(scope, receive, send)
+            raise
+
+    def _is_for_price(self, scope: Scope) -> bool:
+        if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
+            return False
+        return not any(name in PAYMENT_HEADERS for name, _ in scope["headers"])
