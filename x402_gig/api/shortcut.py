@@ -34,4 +34,4 @@ class Shortcut:
     def _is_for_price(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["path"] != self._path or scope["method"] != "POST":
             return False
-        return not any(name in PAYMENT_HEADERS for name, _ in scope["headers"])
+        return PAYMENT_HEADERS.isdisjoint([name for name, _ in scope["headers"]])

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Flag, StrEnum, auto
+from enum import Enum, StrEnum, auto
 
 from pydantic import HttpUrl
 
@@ -79,13 +79,15 @@ KNOWN_CHAINS = frozenset(
 )
 
 
-class UrlKind(Flag):
+class UrlKind(Enum):
     """What the `url` of a gig may point at; OTHER is any http(s) address that is no post and no account."""
 
     POST = auto()
     ACCOUNT = auto()
     OTHER = auto()
-    ANY = POST | ACCOUNT | OTHER
+
+
+ANY_URL = tuple(UrlKind)
 
 
 def _social_url(hosts: str, user: str, post: str) -> re.Pattern[str]:
@@ -112,24 +114,24 @@ SOCIAL_URLS: Mapping[Platform, re.Pattern[str]] = {
 _OTHER_URL = re.compile(r"(?i:https?)://[\w\[][^\s\\]*")
 
 
-def normal_url(text: str, kind: UrlKind, platform: Platform | None) -> str:
+def normal_url(text: str, kinds: tuple[UrlKind, ...], platform: Platform | None) -> str:
     """The one form in which a URL is kept; a post or an account loses query, fragment and trailing slash.
 
-    Raises ValueError when it is not of that kind, or is a post or an account on another platform.
+    Raises ValueError when it is of none of these kinds, or is a post or an account on another platform.
     """
     if platform not in SOCIAL_URLS:
-        kind = UrlKind.ANY  # there is nothing of the platform's own to compare with
+        kinds = ANY_URL  # there is nothing of the platform's own to compare with
     for owner, pattern in SOCIAL_URLS.items():
         match = pattern.fullmatch(text)
-        if match and _is_wanted(match, kind) and (owner is platform or UrlKind.OTHER in kind):
+        if match and _kind(match) in kinds and (owner is platform or UrlKind.OTHER in kinds):
             return f"https://{match['host'].lower()}/{match['user']}{(match['post'] or '').lower()}"
-    if UrlKind.OTHER in kind and _OTHER_URL.fullmatch(text):
+    if UrlKind.OTHER in kinds and _OTHER_URL.fullmatch(text):
         return _normal_other_url(HttpUrl(text))
     raise ValueError("not the kind of URL that was asked for")
 
 
-def _is_wanted(match: re.Match[str], kind: UrlKind) -> bool:
-    return (UrlKind.POST if match["post"] else UrlKind.ACCOUNT) in kind
+def _kind(match: re.Match[str]) -> UrlKind:
+    return UrlKind.POST if match["post"] else UrlKind.ACCOUNT
 
 
 def _normal_other_url(url: HttpUrl) -> str:
@@ -143,7 +145,7 @@ class TypeRules:
 
     how_to_earn: str | None
     earning_criteria: str | None
-    url_kind: UrlKind = UrlKind.POST | UrlKind.ACCOUNT
+    url_kinds: tuple[UrlKind, ...] = (UrlKind.POST, UrlKind.ACCOUNT)
     required: tuple[str, ...] = ()
     platform: Platform = Platform.FARCASTER
 
@@ -162,31 +164,31 @@ RULES: Mapping[GigType, TypeRules] = {
     GigType.LIKE: TypeRules(
         "Open the linked post and like it.",
         "Your like was given while the gig was running and has not been taken back.",
-        UrlKind.POST,
+        (UrlKind.POST,),
         required=("url",),
     ),
     GigType.RECAST: TypeRules(
         "Open the linked post and share it with your followers, as a recast or a repost.",
         "The post was shared while the gig was running and is still on your profile.",
-        UrlKind.POST,
+        (UrlKind.POST,),
         required=("url",),
     ),
     GigType.BOOST: TypeRules(
         "Help the linked post to be seen: like it, share it, and reply to it or quote it.",
         "Everything you did for the post happened while the gig was running and is still visible.",
-        UrlKind.POST,
+        (UrlKind.POST,),
         required=("url",),
     ),
     GigType.CUSTOM_BOUNTY: TypeRules(
         None,
         "Your work does what the instructions ask for and was handed in before the end of the gig.",
-        UrlKind.ANY,
+        ANY_URL,
         required=("how_to_earn",),
     ),
     GigType.FOLLOW: TypeRules(
         "Open the linked account and follow it.",
         "You began to follow the account while the gig was running and still follow it.",
-        UrlKind.ACCOUNT,
+        (UrlKind.ACCOUNT,),
         required=("url",),
     ),
     GigType.HOLD_ERC20: TypeRules(

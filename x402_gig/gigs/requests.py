@@ -6,6 +6,7 @@ keep a field from being read, so it is noted in the `Reading`, which every valid
 The fields' validators are called from here rather than by pydantic, which would do the same in twice the time.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from x402_gig.gigs.catalogue import RULES, Duration, GigType, Platform, TypeRules, UrlKind, normal_url
+from x402_gig.gigs.catalogue import ANY_URL, RULES, Duration, GigType, Platform, TypeRules, normal_url
 from x402_gig.gigs.pricing import UINT256_MAX, to_tokens, to_units
 
 MAX_TEXT_CHARS = 2000
@@ -36,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _CONTROL_IN_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 # Stands in for the rules of a type we do not know, so that its other fields are read all the same.
-_NO_RULES = TypeRules(how_to_earn=None, earning_criteria=None, url_kind=UrlKind.ANY)
+_NO_RULES = TypeRules(how_to_earn=None, earning_criteria=None, url_kinds=ANY_URL)
 
 _SAID_PROBLEM = "said"
 _SPELLED_AS_THEY_ARE = ("how_to_earn", "earning_criteria")
@@ -99,13 +100,20 @@ def read_request(body: Mapping[str, object], reading: Reading) -> tuple[dict[str
 
     `null` and `""` are as good as absent.
     """
-    validators = _validators(reading.rules.request)
+    validators, defaults = _fields(reading.rules.request)
+    gig_type = body.get("gig_type")
+    absent = defaults.get(gig_type, {}) if isinstance(gig_type, str) else {}
     info, errors = _Info(reading), {}
     for name, validate in validators.items():
-        info.field_name = name
         value = body.get(name)
+        if value is None or value == "":
+            if name in absent:
+                info.data[name] = absent[name]
+                continue
+            value = None
+        info.field_name = name
         try:
-            info.data[name] = validate(None if value == "" else value, info)
+            info.data[name] = validate(value, info)
         except ValueError as exc:
             errors[name] = _problem(name, exc)
     unknown = [name for name, value in body.items() if name not in validators and value is not None and value != ""]
@@ -118,8 +126,21 @@ def read_request(body: Mapping[str, object], reading: Reading) -> tuple[dict[str
 
 
 @cache
-def _validators(model: type["GigRequest"]) -> dict[str, Validator]:
-    return {name: _validator(field.metadata) for name, field in model.model_fields.items()}
+def _fields(model: type["GigRequest"]) -> tuple[dict[str, Validator], dict[str, dict[str, object]]]:
+    """The validators, and for each type of gig what they make of fields that it allows to be absent."""
+    validators = {name: _validator(field.metadata) for name, field in model.model_fields.items()}
+    optional = {name: validators[name] for name, field in model.model_fields.items() if not field.is_required()}
+    return validators, {gig_type: _defaults(optional, gig_type) for gig_type in GigType}
+
+
+def _defaults(optional: Mapping[str, Validator], gig_type: GigType) -> dict[str, object]:
+    # Neither limits nor the time make a default.
+    info = _Info(Reading(cast(Rules, None), datetime.min, RULES[gig_type]), {"gig_type": gig_type})
+    defaults: dict[str, object] = {}
+    for info.field_name, validate in optional.items():
+        with contextlib.suppress(ValueError):
+            defaults[info.field_name] = validate(None, info)
+    return defaults
 
 
 def _validator(metadata: list[Any]) -> Validator:
@@ -264,7 +285,7 @@ def _optional(
 def _url(value: object, info: Info) -> str:
     gig_type, platform = info.data.get("gig_type"), info.data.get("platform")
     try:
-        return normal_url(_clean(value, info, MAX_URL_CHARS, _CONTROL), info.context.of_type.url_kind, platform)
+        return normal_url(_clean(value, info, MAX_URL_CHARS, _CONTROL), info.context.of_type.url_kinds, platform)
     except PydanticCustomError:
         raise
     except ValueError:

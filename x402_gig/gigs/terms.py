@@ -62,8 +62,9 @@ class Draft(NamedTuple):
         if self.request is None:
             return {}
         fields = {name: value for name, value in self.request.items() if value is not None}
-        amount_units, start_time = fields.pop("amount"), fields["start_time"].isoformat().replace("+00:00", "Z")
-        return fields | {"amount_units": amount_units, "start_time": start_time}
+        fields["amount_units"] = fields.pop("amount")
+        fields["start_time"] = fields["start_time"].isoformat().replace("+00:00", "Z")
+        return fields
 
 
 @dataclass(frozen=True)
