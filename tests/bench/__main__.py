@@ -13,7 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tests.bench import curves, shops, table
+from tests.bench import curves, shops, steps, table
 from tests.bench.rows import QUICK, ROWS, Bench, Row, Sizes
 
 WIDTH = 120
@@ -33,6 +33,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     if options.curves:
         _draw(options)
+        return
+    if options.steps:
+        print(steps.markdown(steps.measure()))
         return
     with _progress() as progress:
         bench = Bench(contestants, QUICK if options.quick else Sizes(), progress)
@@ -56,6 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few seconds for each")
     parser.add_argument("--without-peer", dest="peer", action="store_false", help="this server and the limits alone")
     parser.add_argument("--curves", type=Path, metavar="FILE.svg", help="draw how the cost grows, instead of the table")
+    parser.add_argument("--steps", action="store_true", help="what each step of a request costs, instead of the table")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="everything that was measured, for programs")
     form.add_argument("--markdown", action="store_true", help="the table of docs/performance.md")

@@ -1,6 +1,6 @@
 """What each step of an unpaid and of a paid request costs: `.venv/bin/pytest tests/benchmarks --benchmark-enable`.
 
-In the suite each runs once, so that all of them keep running.
+`scripts/bench --steps` prints the medians. In the suite each step runs once, so that all of them keep running.
 """
 
 import asyncio
@@ -60,6 +60,7 @@ def test_order_a_gig(benchmark: BenchmarkFixture) -> None:
 
 def test_answer_402(benchmark: BenchmarkFixture) -> None:
     """The gate as a whole, without the HTTP server: body read, terms validated, 402 sent."""
+    benchmark.extra_info["requests"] = AT_ONCE
     till: Any = SimpleNamespace(seller=SELLER)  # nobody pays
     gate = PaymentGate(
         _unreached, product=GigShop(LIMITS, 1000, 8453), checkout=till, public_url="https://gigs.example"
@@ -128,15 +129,18 @@ def test_calldata_of_a_transfer(benchmark: BenchmarkFixture) -> None:
 
 
 def test_calldata_of_a_simulation(benchmark: BenchmarkFixture) -> None:
+    benchmark.extra_info["requests"] = AT_ONCE
     calls = [Call(TOKEN.address, batcher.PLAIN_CALL_GAS, data) for data in _transfers()]
     assert benchmark(batcher.simulate_data, calls)
 
 
 def test_calldata_of_a_batch(benchmark: BenchmarkFixture) -> None:
+    benchmark.extra_info["requests"] = AT_ONCE
     assert benchmark(batcher.execute_data, TOKEN.address, batcher.PLAIN_CALL_GAS, _transfers())
 
 
 def test_sign_a_transaction(benchmark: BenchmarkFixture) -> None:
+    benchmark.extra_info["requests"] = AT_ONCE
     data = batcher.execute_data(TOKEN.address, batcher.PLAIN_CALL_GAS, _transfers())
     fields = {"chainId": 8453, "nonce": 7, "to": batcher.address(), "data": data, "gas": 10_000_000}
     fees = {"maxFeePerGas": 10**9, "maxPriorityFeePerGas": 10**6}
@@ -144,6 +148,7 @@ def test_sign_a_transaction(benchmark: BenchmarkFixture) -> None:
 
 
 def test_read_a_receipt(benchmark: BenchmarkFixture) -> None:
+    benchmark.extra_info["requests"] = AT_ONCE
     logs = [log for number in range(AT_ONCE) for log in (used(2 * number), moved(2 * number + 1))]
     assert len(benchmark(token_transfers, logs, TOKEN.address)) == AT_ONCE
 
@@ -170,10 +175,12 @@ def write(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 def test_commit_nothing(benchmark: BenchmarkFixture, write: Callable[..., Any]) -> None:
+    benchmark.extra_info["requests"] = AT_ONCE
     assert benchmark(write, lambda connection: 7) == 7
 
 
 def test_commit_payments(benchmark: BenchmarkFixture, write: Callable[..., Any]) -> None:
+    benchmark.extra_info["requests"] = AT_ONCE
     rounds = itertools.count()
 
     def reserve() -> int:
@@ -186,6 +193,7 @@ def test_commit_payments(benchmark: BenchmarkFixture, write: Callable[..., Any])
 
 def test_commit_settlements(benchmark: BenchmarkFixture, write: Callable[..., Any]) -> None:
     """Payments become gigs: with their deposits, rewards that are due, and answers."""
+    benchmark.extra_info["requests"] = AT_ONCE
     rounds = itertools.count()
 
     def prepare() -> tuple[tuple[range], dict[str, Any]]:
