@@ -74,6 +74,7 @@ def dev(
 @app.command(epilog="Example: x402-gig devnet --anvil-port 8545")
 def devnet(
     anvil_port: AnvilPort = 8545,
+    anvil_host: Annotated[str, typer.Option(help="Where Anvil listens; 0.0.0.0 in a container.")] = "127.0.0.1",
     block_time: BlockTime = None,
     fork_url: ForkUrl = None,
     as_json: Json = False,
@@ -82,7 +83,7 @@ def devnet(
     from x402_gig.devnet import run
     from x402_gig.devnet.anvil import DevnetOptions
 
-    options = DevnetOptions(port=anvil_port, block_time_s=block_time, fork_url=fork_url)
+    options = DevnetOptions(port=anvil_port, host=anvil_host, block_time_s=block_time, fork_url=fork_url)
     run_to_end(run.chain_only(options, as_json=as_json), logging.WARNING)
 
 

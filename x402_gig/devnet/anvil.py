@@ -41,6 +41,7 @@ class DevnetOptions:
     """How to start it. `port` 0 takes a free one; a taken port moves to a free one as well."""
 
     port: int = 8545
+    host: str = "127.0.0.1"
     block_time_s: float | None = None
     fork_url: str | None = None
     extra: Sequence[str] = ()
@@ -99,7 +100,7 @@ async def devnet(options: DevnetOptions) -> AsyncIterator[Devnet]:
 
 
 def _command(options: DevnetOptions, port: int) -> list[str]:
-    command = [find_anvil(), "--host", "127.0.0.1", "--port", str(port), "--enable-tx-gas-limit", "--silent"]
+    command = [find_anvil(), "--host", options.host, "--port", str(port), "--enable-tx-gas-limit", "--silent"]
     if options.fork_url is None:
         command += ["--chain-id", str(NETWORKS["devnet"].chain_id), "--gas-limit", str(BLOCK_GAS_LIMIT)]
     else:
