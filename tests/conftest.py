@@ -2,14 +2,44 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import servers
-from tests.harness import Dev, dev_server, until
+from tests import ledgers, servers
+from tests.harness import Dev, until
+from tests.operator import dev_anywhere
+
+DATABASES = ["sqlite", "postgresql"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--database", choices=DATABASES, help="The ledgers of all servers; else SQLite, or both by turns.")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What asks for a `database` is run on both."""
+    if "database" in metafunc.fixturenames:
+        wanted = metafunc.config.getoption("database")
+        metafunc.parametrize("database", [wanted] if wanted else DATABASES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ledgers_kept(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where the ledgers of this run are."""
+    is_postgresql = request.config.getoption("database") == "postgresql"
+    with ledgers.kept_in(request.getfixturevalue("postgres") if is_postgresql else None):
+        yield
+
+
+@pytest.fixture(scope="module")
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the ledgers of this module are: servers that it starts are to be fixtures that ask for this one."""
+    name = str(request.param)
+    with ledgers.kept_in(request.getfixturevalue("postgres") if name == "postgresql" else None):
+        yield name
 
 
 @pytest.fixture(scope="session")
 def dev() -> Iterator[Dev]:
     """One chain and server for all tests that leave both as they found them; each test brings its own buyer."""
-    with dev_server() as running:
+    with dev_anywhere() as running:
         yield running
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import httpx
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
+from tests import ledgers
 from tests.faults import Forward, HangUp, RpcProxy, Rule, Status, Then
 from tests.harness import CREATE, START_TIMEOUT_S, Chain, Dev, Json, gig_terms, payment_header, serve_settings, until
 from x402_gig.devnet.anvil import free_port
@@ -37,8 +37,8 @@ class Victim(Dev):
     _process: "subprocess.Popen[bytes] | None" = None
 
     @property
-    def ledger(self) -> Path:
-        return self.folder / "ledger.db"
+    def ledger(self) -> str:
+        return self.environment["X402_GIG_DATABASE_URL"]
 
     @property
     def log(self) -> str:
@@ -87,14 +87,6 @@ class Victim(Dev):
         """Once it has answered this, it has gone on as far as it could with what it was told before."""
         for _ in range(5):
             httpx.get(self.url + "/healthz")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else can write to the ledger."""
-        with sqlite3.connect(self.ledger, timeout=10, isolation_level=None) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            yield
-            connection.execute("ROLLBACK")
 
     def price(self, terms: Json) -> Json:
         """What its 402 says, also while it is away."""
@@ -248,7 +240,7 @@ def after(trap: "Trap", forward: Forward) -> Json:
 def at_the_commit(trap: "Trap", forward: Forward) -> Then:
     """It has the answer and cannot write down what follows from it."""
     answer = forward()
-    lock = trap.shop.locked()
+    lock = ledgers.locked(trap.shop.ledger)
     lock.__enter__()
 
     def kill() -> None:

@@ -9,7 +9,6 @@ from subprocess import Popen
 from typing import Any
 
 import httpx
-import psycopg
 from eth_account.signers.local import LocalAccount
 
 from tests.harness import Chain, Dev, Json, gig_terms, payment_header, running, serve_settings, until
@@ -29,8 +28,7 @@ class Crowd(list[Dev]):
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Of the ledger."""
-        with psycopg.connect(self.desk.env["X402_GIG_DATABASE_URL"]) as connection:
-            return connection.execute(query.encode()).fetchall()
+        return self.desk.rows(query)
 
     def shares(self) -> list[int]:
         """How many relayers each process has, the oldest first."""

@@ -22,6 +22,7 @@ import httpx
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
+from tests import ledgers
 from x402_gig.devnet import anvil
 
 Account.enable_unaudited_hdwallet_features()
@@ -289,11 +290,12 @@ def serve_settings(chain: Chain, folder: Path, **changes: Any) -> dict[str, str]
         "seed": Account.create_with_mnemonic()[1],
         "commission_address": Account.create().address,
         "public_url": "https://gigs.example",
-        "database_url": f"sqlite:///{folder}/ledger.db",
         "port": 0,
         "rate_limit_address": "off",
         "rate_limit_key": "off",
     } | changes
+    if "database_url" not in settings:
+        settings["database_url"] = ledgers.new(folder)
     return {f"X402_GIG_{name.upper()}": str(value) for name, value in settings.items() if value is not None}
 
 

@@ -1,17 +1,16 @@
 """Is every unit of USDC where it belongs, and nothing lost or doubled? Seen from outside: the token's logs, and what
 the server shows. The ledger is only asked which gigs there are and whether anything is still under way."""
 
-import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from eth_utils.crypto import keccak
 
 from tests.crashes import Buyer, Victim
 from tests.harness import USDC, Chain, Json, NotTrue, until
+from tests.ledgers import reading
 
 TRANSFER_TOPIC = "0x" + keccak(text="Transfer(address,address,uint256)").hex()
 USED_TOPIC = "0x" + keccak(text="AuthorizationUsed(address,bytes32)").hex()
@@ -74,23 +73,14 @@ def _is_pair(used: Json, transfer: Json) -> bool:
     )
 
 
-@contextmanager
-def reading(ledger: Path) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def under_way(ledger: Path) -> list[str]:
+def under_way(ledger: str) -> list[str]:
     """What the ledger has not finished."""
     with reading(ledger) as connection:
         rows = {name: connection.execute(query).fetchall() for name, query in UNDER_WAY.items()}
     return [f"{name}: {[row[0] for row in found]}" for name, found in rows.items() if found]
 
 
-def gig_ids(ledger: Path) -> list[int]:
+def gig_ids(ledger: str) -> list[int]:
     with reading(ledger) as connection:
         return [row[0] for row in connection.execute("select id from gigs order by id")]
 

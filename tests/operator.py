@@ -3,18 +3,20 @@
 import json
 import os
 import re
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from eth_account import Account
 from typer.testing import CliRunner
 
-from tests.harness import USDC, Chain, Dev, Json, gig_terms, running, serve_settings, until
+from tests import ledgers
+from tests.harness import USDC, Chain, Dev, Json, dev_server, devnet, gig_terms, running, serve_settings, until
 from x402_gig.cli import app
 
 PRICE, REWARD, COMMISSION = 11_000_000, 10_000_000, 1_000_000
@@ -29,8 +31,8 @@ class Desk:
     folder: Path
 
     @property
-    def ledger(self) -> Path:
-        return Path(self.env["X402_GIG_DATABASE_URL"].removeprefix("sqlite:///"))
+    def ledger(self) -> str:
+        return self.env["X402_GIG_DATABASE_URL"]
 
     def run(self, *arguments: str, said: str = "", **settings: str) -> Done:
         """A command, to its end, in this process: starting Python takes longer than most commands."""
@@ -72,14 +74,7 @@ class Desk:
         return [f"{d['subject']}: {d['problem']}" for d in self.audit(1, **settings)["differences"]]
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True) as connection:
-            return connection.execute(query, values).fetchall()
-
-    def copy(self, target: Path) -> Path:
-        """Of the ledger, as a backup makes it."""
-        with sqlite3.connect(self.ledger) as source, sqlite3.connect(target) as copied:
-            source.backup(copied)
-        return target
+        return ledgers.rows(self.ledger, query, *values)
 
 
 @dataclass
@@ -120,6 +115,19 @@ def operated(chain: Chain, folder: Path, **settings: Any) -> Iterator[Shop]:
     with running("serve", env=desk.env, cwd=folder) as (_, ready):
         shop = Shop(chain.rpc_url, url=ready["url"], commission=desk.env["X402_GIG_COMMISSION_ADDRESS"], desk=desk)
         shop.intake = shop.quote(gig_terms())["payTo"]
+        yield shop
+
+
+@contextmanager
+def dev_anywhere() -> Iterator[Dev]:
+    """`x402-gig dev`; where ledgers are no files, `serve` beside a chain with all that `dev` brings."""
+    if ledgers.are_files():
+        with dev_server() as running_dev:
+            yield running_dev
+        return
+    with TemporaryDirectory() as folder, devnet() as chain, operated(chain, Path(folder), reorg_depth=64) as shop:
+        shop.api_key = shop.desk.run("keys", "create", "x402-gig dev").stdout.strip()
+        shop.buyers = [{"address": str(Account.create().address)} for _ in range(10)]
         yield shop
 
 

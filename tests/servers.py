@@ -79,6 +79,14 @@ class Postgres(Server):
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY file_copy".encode())
         return self.url(name)
 
+    def copy(self, url: str) -> str:
+        """The URL of a copy of the database, which may be in use."""
+        target, programs = self.database(), Path(self.command[0]).parent
+        dump = subprocess.run([programs / "pg_dump", url], capture_output=True, check=True).stdout
+        quiet = ["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]
+        subprocess.run([programs / "psql", *quiet, target], input=dump, stdout=subprocess.DEVNULL, check=True)
+        return target
+
 
 class Redis(Server):
     @property

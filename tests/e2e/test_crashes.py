@@ -23,15 +23,19 @@ from tests.crashes import (
 )
 from tests.faults import RpcProxy, rpc_proxy
 from tests.harness import devnet, until
-from tests.invariants import Books, Paid, assert_all_accounted_for, reading
+from tests.invariants import Books, Paid, assert_all_accounted_for
+from tests.ledgers import reading
 
 CROWD = 20
 BEFORE_BROADCAST = next(point for point in POINTS if "before broadcast" in point.name)
 Place = tuple[Victim, RpcProxy]
 
+# On both databases.
+pytestmark = pytest.mark.usefixtures("database")
+
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """One server for all: each test kills it, and finds it started again and with nothing left to do."""
     folder = tmp_path_factory.mktemp("shop")
     # One relayer, so that a crowd can be kept waiting for it.

@@ -1,11 +1,11 @@
 """A ledger that does not know all that its intake did must not sell: a gig wallet belongs to one gig for ever."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
 from eth_account import Account
 
+from tests import ledgers
 from tests.harness import devnet, gig_terms, payment_header, served, until
 
 
@@ -14,24 +14,18 @@ def seed() -> str:
     return str(Account.create_with_mnemonic()[1])
 
 
-def backup(source: Path, target: Path) -> None:
-    with sqlite3.connect(source) as old, sqlite3.connect(target) as new:
-        old.backup(new)
-
-
 def test_an_old_backup_does_not_start(tmp_path: Path) -> None:
-    ledger, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
     with devnet() as chain:
-        same = {"seed": seed(), "database_url": f"sqlite:///{ledger}"}
+        same = {"seed": seed(), "database_url": ledgers.new(tmp_path)}
         with served(chain, **same) as server:
             server.funded(server.buy(server.buyer()).json()["gig_id"])
-            backup(ledger, copy)
+            backup = ledgers.copy(same["database_url"], tmp_path)
             newer = server.buy(server.buyer()).json()["gig_id"]
             server.funded(newer)
 
         with (
             pytest.raises(AssertionError, match="an old backup"),
-            served(chain, **same | {"database_url": f"sqlite:///{copy}"}),
+            served(chain, **same | {"database_url": backup}),
         ):
             pass
 

@@ -47,6 +47,9 @@ CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 FICKLE_ANSWER = "0x" + keccak(text="answer()")[:4].hex()
 MODELS = ("LyingWallet", "GasBurner", "BombWallet")
 
+# On both databases.
+pytestmark = pytest.mark.usefixtures("database")
+
 
 @pytest.fixture(scope="module")
 def chain() -> Iterator[Chain]:
@@ -62,7 +65,7 @@ def proxy(chain: Chain) -> Iterator[RpcProxy]:
 
 
 @pytest.fixture(scope="module")
-def shop(chain: Chain, proxy: RpcProxy) -> Iterator[Dev]:
+def shop(database: str, chain: Chain, proxy: RpcProxy) -> Iterator[Dev]:
     """A server with one relayer, so that what waits is one batch. None of the attacks leaves it with a complaint."""
     with served(chain, relayers=1, rpc_url=proxy.chain.rpc_url) as shop:
         shop.intake = shop.quote({})["payTo"]

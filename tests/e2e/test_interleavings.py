@@ -22,7 +22,8 @@ from tests import faults
 from tests.crashes import Buyer, Victim, victim
 from tests.faults import RpcProxy, rpc_proxy
 from tests.harness import USDC, calldata, decode, devnet, gig_terms
-from tests.invariants import assert_all_accounted_for, reading, transfers
+from tests.invariants import assert_all_accounted_for, transfers
+from tests.ledgers import reading
 
 OUTAGES = {
     "down": faults.down,

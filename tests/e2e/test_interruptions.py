@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
@@ -16,7 +17,6 @@ from tests.harness import (
     Dev,
     Json,
     bytecode,
-    dev_server,
     devnet,
     encode,
     gig_terms,
@@ -26,6 +26,16 @@ from tests.harness import (
     sign,
     until,
 )
+from tests.operator import dev_anywhere
+
+# On both databases.
+pytestmark = pytest.mark.usefixtures("database")
+
+
+@pytest.fixture(scope="module")
+def dev(database: str) -> Iterator[Dev]:
+    with dev_anywhere() as running:
+        yield running
 
 
 def hang_up(dev: Dev, terms: Json, header: Json) -> None:
@@ -111,7 +121,7 @@ def anvil_of(dev: Dev) -> int:
 
 
 def test_without_a_chain_nothing_is_charged_and_the_answer_says_try_again() -> None:
-    with dev_server() as dev:
+    with dev_anywhere() as dev:
         terms, buyer = gig_terms(), dev.buyer()
         header = payment_header(buyer, dev.quote(terms))
         os.kill(anvil_of(dev), signal.SIGKILL)
@@ -192,7 +202,7 @@ def while_pending(
 
 def test_a_payer_who_moves_the_money_away_harms_nobody_and_is_rejected_in_the_end() -> None:
     # Its own server, because time passes on its chain.
-    with dev_server() as dev:
+    with dev_anywhere() as dev:
         dev.rpc("evm_setAutomine", False)
         crook, terms = dev.buyer(11_000_000), gig_terms()
         header = payment_header(crook, dev.quote(terms))

@@ -1,7 +1,6 @@
 """Gigs created with a key under kills, outages and reorganisations: started once, their commission paid once."""
 
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ import httpx
 import pytest
 from eth_account import Account
 
+from tests import ledgers
 from tests.crashes import Victim, victim
 from tests.creators import CREATE, START, Creator
 from tests.faults import Forward, RpcProxy, Rule, answers, down, lose_reply, rpc_proxy
@@ -214,7 +214,7 @@ def test_a_seed_that_started_gigs_needs_the_ledger_that_knows_them(tmp_path: Pat
     with opened(tmp_path) as (shop, _, creator):
         creator.paid_up(creator.started(usdc_of(shop) if token == "USDC" else deploy(shop, token)))
         shop.stop()
-        fresh = creator.desk.start("serve", database_url=f"sqlite:///{tmp_path}/fresh.db")
+        fresh = creator.desk.start("serve", database_url=ledgers.new(tmp_path, "fresh.db"))
     assert fresh.returncode == 1
     assert "this seed has funded gigs before" in fresh.stderr
 
@@ -223,12 +223,10 @@ def test_a_ledger_that_has_forgotten_a_gig_does_not_give_its_wallet_to_another(t
     """An old backup: the gig that it does not know has been funded since."""
     with opened(tmp_path) as (shop, _, creator):
         odd = deploy(shop, "OddToken")
-        backup = creator.desk.copy(tmp_path / "backup.db")
+        backup = ledgers.copy(shop.ledger, tmp_path)
         forgotten = creator.funded(odd)
         shop.stop()
-        for newer in tmp_path.glob("ledger.db-*"):
-            newer.unlink()
-        shutil.copy(backup, shop.ledger)
+        shop.environment["X402_GIG_DATABASE_URL"] = backup
         shop.start()
 
         refused = creator.post(CREATE, gig_terms(token_address=odd.address))

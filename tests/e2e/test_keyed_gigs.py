@@ -1,6 +1,5 @@
 """Gigs that are created with an API key: any token, funded by a transfer, started once."""
 
-import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
+from tests import ledgers
 from tests.creators import CREATE, START, Creator
 from tests.harness import USDC, Json, devnet, gig_terms, until
 from tests.operator import Shop, operated
@@ -335,7 +335,7 @@ def test_the_audit_compares_the_wallets_of_gigs_created_with_a_key(
     found = shop.desk.audit()
     assert (found["ok"], found["keyed_gigs"] >= 2) == (True, True)
 
-    copy = f"sqlite:///{shop.desk.copy(tmp_path / 'copy.db')}"
+    copy = ledgers.copy(shop.desk.ledger, tmp_path)
     gig = f"= {made['gig_id']}"
     for statement, problem in (
         (f"update gigs set reward = '99000000000000000000' where id {gig}", "and its wallet holds"),
@@ -344,6 +344,5 @@ def test_the_audit_compares_the_wallets_of_gigs_created_with_a_key(
         (f"update movements set \"transaction\" = '0x12' where source_gig {gig}", "this ledger did not sign that"),
         (f"update movements set nonce = '0x12' where source_gig {gig}", "has a nonce that is not its own"),
     ):
-        with sqlite3.connect(copy.removeprefix("sqlite:///")) as connection:
-            assert connection.execute(statement).rowcount
+        ledgers.change(copy, statement)
         assert any(problem in said for said in shop.desk.problems(database_url=copy)), problem

@@ -110,11 +110,12 @@ def test_a_name_or_an_end_that_makes_no_sense_is_refused(shop: Shop, arguments: 
 
 
 def test_before_the_first_start_there_is_no_ledger_to_keep_a_key_in(tmp_path: Path) -> None:
-    desk = Desk(serve_settings(Chain("http://127.0.0.1:1"), tmp_path, seed=Account.create_with_mnemonic()[1]), tmp_path)
+    given = {"seed": Account.create_with_mnemonic()[1], "database_url": f"sqlite:///{tmp_path}/ledger.db"}
+    desk = Desk(serve_settings(Chain("http://127.0.0.1:1"), tmp_path, **given), tmp_path)
     done = desk.run("keys", "create", "Too early")
     assert (done.returncode, done.stdout) == (2, "")
     assert "there is no ledger in that file (`x402-gig serve` makes it)" in done.stderr.replace("\n", " ")
-    assert not desk.ledger.exists()
+    assert not (tmp_path / "ledger.db").exists()
 
 
 @pytest.mark.parametrize("command", ["create", "list", "revoke"])

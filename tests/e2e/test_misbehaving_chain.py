@@ -1,11 +1,9 @@
 """A chain that is away, slow, wrong or full: every payment ends as a gig or uncharged, and nothing blocks the next."""
 
-import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import httpx
@@ -13,12 +11,15 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests import faults
+from tests import faults, ledgers
 from tests.faults import RpcProxy, Rule, rpc_proxy
 from tests.harness import USDC, Dev, Json, devnet, gig_terms, payment_header, served, until
 
 SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
 PRICE = 11_000_000
+
+# On both databases.
+pytestmark = pytest.mark.usefixtures("database")
 
 
 @dataclass
@@ -28,11 +29,10 @@ class Shop:
     dev: Dev
     proxy: RpcProxy
     seed: str
-    ledger: Path
+    ledger: str
 
     def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
-        with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True) as connection:
-            return connection.execute(query, values).fetchall()
+        return ledgers.rows(self.ledger, query, *values)
 
     def asked(self, *methods: str) -> int:
         """How often the server has called these."""
@@ -44,16 +44,15 @@ class Shop:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp("shop")
-    seed = Account.create_with_mnemonic()[1]
-    settings = {"seed": seed, "database_url": f"sqlite:///{folder}/ledger.db", "max_timeout_s": 10}
+def shop(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    seed, ledger = Account.create_with_mnemonic()[1], ledgers.new(tmp_path_factory.mktemp("shop"))
+    settings = {"seed": seed, "database_url": ledger, "max_timeout_s": 10}
     with devnet() as chain, rpc_proxy(chain) as proxy, served(proxy.chain, **settings) as server:
         yield Shop(
             Dev(chain.rpc_url, url=server.url, intake=server.quote(gig_terms())["payTo"]),
             proxy,
             seed,
-            folder / "ledger.db",
+            ledger,
         )
 
 

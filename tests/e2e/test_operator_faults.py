@@ -2,7 +2,6 @@
 
 import asyncio
 import resource
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import httpx
 import pytest
 from eth_account import Account
 
+from tests import ledgers
 from tests.harness import (
     USDC,
     Chain,
@@ -40,7 +40,7 @@ def chain() -> Iterator[Chain]:
 def settings(folder: Path, **changes: object) -> Json:
     return {
         "seed": Account.create_with_mnemonic()[1],
-        "database_url": f"sqlite:///{folder}/ledger.db",
+        "database_url": ledgers.new(folder),
         "commission_address": Account.create().address,
     } | changes
 
@@ -85,7 +85,7 @@ def test_with_a_blacklisted_commission_wallet_rewards_go_on_and_readyz_says_why(
 
 def test_two_operators_with_one_seed_both_stop(chain: Chain, tmp_path: Path) -> None:
     seed = Account.create_with_mnemonic()[1]
-    one, two = (settings(tmp_path, seed=seed, database_url=f"sqlite:///{tmp_path}/{n}.db") for n in "12")
+    one, two = (settings(tmp_path, seed=seed, database_url=ledgers.new(tmp_path, f"{n}.db")) for n in "12")
     with served(chain, **one) as first, served(chain, **two) as second:
         shops = [dev(chain, first), dev(chain, second)]
         bought(shops[0])
@@ -109,7 +109,9 @@ def test_a_clock_that_is_wrong_by_an_hour_refuses_nobody(wrong_by_s: int, tmp_pa
 
 
 def test_a_disk_that_is_full_charges_nobody_twice_and_nobody_for_nothing(chain: Chain, tmp_path: Path) -> None:
-    with running("serve", env=serve_settings(chain, tmp_path, max_timeout_s=10), cwd=tmp_path) as (process, line):
+    file = {"database_url": f"sqlite:///{tmp_path}/ledger.db"}
+    env = serve_settings(chain, tmp_path, max_timeout_s=10, **file)
+    with running("serve", env=env, cwd=tmp_path) as (process, line):
         shop = Dev(chain.rpc_url, url=line["url"])
         funded(shop, bought(shop))
         buyer, terms = shop.buyer(PRICE), gig_terms()
@@ -129,13 +131,14 @@ def test_a_disk_that_is_full_charges_nobody_twice_and_nobody_for_nothing(chain: 
 
 def test_a_ledger_that_is_gone_for_a_while_is_waited_for(chain: Chain, tmp_path: Path) -> None:
     """Locked by somebody else at the worst moment: when the money has moved and nothing is written of it yet."""
-    with served(chain, **settings(tmp_path, max_timeout_s=10)) as server:
+    given = settings(tmp_path, max_timeout_s=10)
+    with served(chain, **given) as server:
         shop = dev(chain, server)
         buyer, terms = shop.buyer(PRICE), gig_terms()
         header = payment_header(buyer, shop.quote(terms))
         chain.rpc("evm_setAutomine", False)
         with asyncio.Runner() as runner:
-            answer = runner.run(_post_while_locked(chain, shop, terms, header, tmp_path / "ledger.db"))
+            answer = runner.run(_post_while_locked(chain, shop, terms, header, given["database_url"]))
         assert answer.status_code in (200, 503), answer.text
         answer = until(lambda: (a := shop.post(terms, header)).status_code != 503 and a)
         assert answer.status_code == 200, answer.text
@@ -143,29 +146,20 @@ def test_a_ledger_that_is_gone_for_a_while_is_waited_for(chain: Chain, tmp_path:
         assert shop.usdc(buyer.address) == 0
 
 
-async def _post_while_locked(chain: Chain, shop: Dev, terms: Json, header: Json, ledger: Path) -> httpx.Response:
+async def _post_while_locked(chain: Chain, shop: Dev, terms: Json, header: Json, ledger: str) -> httpx.Response:
     posting = asyncio.create_task(asyncio.to_thread(shop.post, terms, header))
     await asyncio.to_thread(until, lambda: int(chain.rpc("txpool_status")["pending"], 16))
-    lock = sqlite3.connect(ledger, isolation_level=None)
-    try:
-        lock.execute("BEGIN IMMEDIATE")
+    with ledgers.locked(ledger):
         chain.rpc("evm_setAutomine", True)
         chain.rpc("evm_mine")
         # Longer than the ledger waits for a lock.
         await asyncio.sleep(11)
-        lock.execute("ROLLBACK")
-    finally:
-        lock.close()
     return await posting
 
 
-def deposits(ledger: Path) -> int:
-    with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as connection:
-        return int(connection.execute("select count(*) from deposits").fetchone()[0])
-
-
 def test_a_deposit_that_nobody_ordered_with_goes_back_to_its_payer_by_itself(chain: Chain, tmp_path: Path) -> None:
-    with served(chain, **settings(tmp_path, reorg_depth=3)) as server:
+    given = settings(tmp_path, reorg_depth=3)
+    with served(chain, **given) as server:
         shop = dev(chain, server)
         intake = shop.quote(gig_terms())["payTo"]
         buyer, terms = shop.buyer(PRICE), gig_terms()
@@ -176,7 +170,7 @@ def test_a_deposit_that_nobody_ordered_with_goes_back_to_its_payer_by_itself(cha
         shop.send(sender.address, USDC, plain)
         assert shop.usdc(intake) == PRICE + 5_000_000
         # The two hours begin when the server sees it.
-        until(lambda: deposits(tmp_path / "ledger.db") == 2)
+        until(lambda: ledgers.rows(given["database_url"], "select count(*) from deposits") == [(2,)])
         shop.rpc("evm_increaseTime", 2 * 3600 + 60)
         shop.rpc("anvil_mine", "0x4")
 

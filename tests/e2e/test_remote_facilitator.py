@@ -11,6 +11,7 @@ import httpx
 import pytest
 from eth_account import Account
 
+from tests import ledgers
 from tests.e2e.facilitator_service import official_facilitator
 from tests.e2e.odd_facilitator import STRANGER, OddFacilitator, Reply, reply, settled, transaction_of, valid
 from tests.harness import (
@@ -432,7 +433,7 @@ def test_settle_is_asked_once_also_when_the_buyer_repeats_the_header_and_serve_s
     settings = {
         "seed": Account.create_with_mnemonic()[1],
         "commission_address": Account.create().address,
-        "database_url": f"sqlite:///{tmp_path}/ledger.db",
+        "database_url": ledgers.new(tmp_path),
         "facilitator": odd.url,
     }
     odd.settle = lambda _: None

@@ -11,13 +11,17 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
+from tests import ledgers
 from tests.harness import USDC, Chain, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
 
 PRICE, REWARD = 11_000_000, 10_000_000
 
+# On both databases.
+pytestmark = pytest.mark.usefixtures("database")
+
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Dev]:
+def shop(database: str) -> Iterator[Dev]:
     with started() as running:
         yield running
 
@@ -152,7 +156,7 @@ def test_a_deposit_that_a_stranger_sent_is_sent_by_us_when_the_chain_drops_it(sh
 def test_a_reorganisation_while_the_server_is_down_is_noticed_at_its_start(tmp_path: Path) -> None:
     shop_settings = {
         "seed": Account.create_with_mnemonic()[1],
-        "database_url": f"sqlite:///{tmp_path}/ledger.db",
+        "database_url": ledgers.new(tmp_path),
     }
     with devnet() as chain:
         with served(chain, **shop_settings) as server:

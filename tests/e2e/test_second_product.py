@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from tests import ledgers
 from tests.harness import Chain, decode, payment_header, until
 from x402_gig.app import open_server
 from x402_gig.devnet.anvil import DevnetOptions, devnet
@@ -58,7 +59,7 @@ def test_a_second_paid_route_in_ten_lines(tmp_path: Any) -> None:
                     seed=DEV_SEED,
                     commission_address=DEV_COMMISSION,
                     public_url=url_of(listener),
-                    database_url=f"sqlite:///{tmp_path}/ledger.db",
+                    database_url=ledgers.new(tmp_path),
                 )
                 async with open_server(settings, (Joke(),)) as server:
                     paywall = Middleware(

@@ -13,6 +13,7 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
+from tests import ledgers
 from tests.harness import (
     CREATE,
     USDC,
@@ -44,7 +45,7 @@ def shop(tmp_path: Path) -> Json:
     return {
         "seed": new_seed(),
         "commission_address": Account.create().address,
-        "database_url": f"sqlite:///{tmp_path}/ledger.db",
+        "database_url": ledgers.new(tmp_path),
     }
 
 
@@ -187,6 +188,7 @@ def test_a_ledger_that_cannot_be_opened_is_refused(chain: Chain, tmp_path: Path,
 def test_a_second_server_on_one_file_is_refused_and_the_first_one_goes_on(
     chain: Chain, shop: Json, tmp_path: Path
 ) -> None:
+    shop |= {"database_url": f"sqlite:///{tmp_path}/file.db"}
     with served(chain, **shop) as first:
         said = refused(chain, tmp_path, **shop)
         assert "another server is at work on this file" in said
@@ -215,7 +217,7 @@ def test_a_seed_with_funded_gigs_needs_its_ledger_or_another_account(chain: Chai
     with served(chain, **shop) as first:
         _, _, gig = bought(first, chain.buyer())
         first.funded(gig["gig_id"])
-    fresh = shop | {"database_url": f"sqlite:///{tmp_path}/fresh.db"}
+    fresh = shop | {"database_url": ledgers.new(tmp_path, "fresh.db")}
 
     said = refused(chain, tmp_path, **fresh)
 

@@ -89,7 +89,8 @@ def one_sale(shop: Dev) -> dict[str, Any]:
 def test_what_keeps_a_worker_from_starting_is_said_and_ends_them_all(
     chain: Chain, tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
-    with workers(2, free_port(0), tmp_path, serve_settings(chain, tmp_path, **changes)) as process:
+    file = {"database_url": f"sqlite:///{tmp_path}/ledger.db"}
+    with workers(2, free_port(0), tmp_path, serve_settings(chain, tmp_path, **file | changes)) as process:
         assert process.wait(START_TIMEOUT_S) is not None
     log = (tmp_path / "log").read_text()
     assert said in log
