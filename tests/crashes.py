@@ -71,11 +71,14 @@ class Victim(Dev):
         until(lambda: self.is_serving or not self.is_running, START_TIMEOUT_S)
         assert self.is_running, self.log[-5000:]
 
+    def signal(self, number: signal.Signals) -> "subprocess.Popen[bytes]":
+        assert self._process is not None
+        self._process.send_signal(number)
+        return self._process
+
     def kill(self) -> None:
         """SIGKILL; it is dead when this returns."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        self.signal(signal.SIGKILL).wait()
         self.kills += 1
 
     def stop(self) -> None:

@@ -1,5 +1,6 @@
 """SIGKILL at each point of the way, alone and in a batch: what was begun is finished, once."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -170,8 +171,16 @@ def test_whoever_signs_anew_after_a_crash_is_charged_once(place: Place) -> None:
 
 
 def kill_once_settled(shop: Victim, buyer: Buyer) -> None:
-    """Between the commit and the answers there are milliseconds only, so there is no pause in this loop."""
+    """Between the commit and the answers there are milliseconds only, so it is looked at while it stands still."""
     query, nonce = "select 1 from payments where state = 'settled' and nonce = ?", buyer.nonces[0]
     with reading(shop.ledger) as ledger:
-        until(lambda: ledger.execute(query, [nonce]).fetchone(), pause_s=0)
+
+        def is_settled() -> bool:
+            shop.signal(signal.SIGSTOP)
+            found = ledger.execute(query, [nonce]).fetchone() is not None
+            if not found:
+                shop.signal(signal.SIGCONT)
+            return found
+
+        until(is_settled, pause_s=0.001)
     shop.kill()
