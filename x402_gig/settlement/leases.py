@@ -110,8 +110,8 @@ class Leases:
         out_of_gas = () if is_alone else self.out_of_gas
         me = self.process_id or None
         standing = leases.renew(connection, me, self.relayers, out_of_gas, is_alone=is_alone)
-        # Whoever waited at a process that is gone waits no more. One that starts may follow one that was killed a moment
-        # ago and still counts as alive; to take more for unanswered than there is costs nobody anything.
+        # Whoever waited at a process that is gone waits no more. One that starts may follow one that was killed just
+        # now and still counts as alive; to take more for unanswered than there is costs nobody anything.
         if me is None:
             payments.mark_unanswered(connection)
         elif standing.orphaned is not None:
