@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp
 
 from x402_gig.api.app import Api, Probes, Readiness
-from x402_gig.api.counting import Limiter, RedisCounts
+from x402_gig.api.counting import Limiter, SharedCounts
 from x402_gig.api.keys import Keys
 from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Node
@@ -168,7 +168,11 @@ class Server:
 
     def _limiter(self) -> Limiter:
         redis_url = self.settings.redis_url.get_secret_value()
-        shared = RedisCounts(redis_url, self.wallets.intake.address) if redis_url else None
+        shared: SharedCounts | None = None
+        if redis_url:
+            from x402_gig.api.redis_counts import RedisCounts
+
+            shared = RedisCounts(redis_url, self.wallets.intake.address)
         by_address, by_key = map(parse_rate, (self.settings.rate_limit_address, self.settings.rate_limit_key))
         return Limiter(by_address, by_key, shared)
 

@@ -13,7 +13,7 @@ from eth_account import Account
 
 from tests.harness import Chain, devnet, gig_terms, until
 from tests.operator import PRICE, Shop, operated
-from tests.servers import Redis, redis
+from tests.servers import Postgres, Redis, redis
 
 TOO_MANY = {"error": "Too many requests", "reason": "rate_limited"}
 NO_GIG = "/api/gigs/1"
@@ -118,9 +118,12 @@ def test_a_key_is_counted_by_itself_and_guesses_by_their_address(shop: Shop) -> 
 
 
 @pytest.fixture(scope="module")
-def shared(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Redis, list[Shop]]]:
+def shared(
+    chain: Chain, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Redis, list[Shop]]]:
     """Two processes with one ledger and one Redis, behind the same proxy."""
     settings = {
+        "database_url": postgres.database(),
         "seed": Account.create_with_mnemonic()[1],
         "commission_address": Account.create().address,
         "rate_limit_address": "20/day",

@@ -1,28 +1,20 @@
-"""How often somebody may ask: a sliding window, in Redis where several processes share the count, else in memory."""
+"""How often somebody may ask: a sliding window, in memory or, where several processes share it, in Redis."""
 
 import logging
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from limits import RateLimitItem
-from limits.aio.storage import RedisStorage
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import RedisError
 
-from x402_gig.errors import TooManyRequests
+from x402_gig.errors import TooManyRequests, Unavailable
 
 log = logging.getLogger(__name__)
 
 # Of somebody who is forgotten for newer ones, counting begins again. 50,000 of them take about 15 MB.
 MAX_COUNTED = 50_000
-REDIS_CONNECTIONS = 16
-REDIS_TIMEOUT_S = 1
 # So long everybody is counted in memory after Redis did not answer, instead of waiting for it.
 REDIS_PAUSE_S = 5
 
@@ -55,45 +47,22 @@ class MemoryCounts:
         return seconds if room <= 0 else seconds * (1 - room / before)
 
 
-class RedisCounts:
-    """Counts of all processes with one `name`. Raises RedisError, whose text may hold the URL."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=REDIS_CONNECTIONS,
-            timeout=REDIS_TIMEOUT_S,
-            socket_timeout=REDIS_TIMEOUT_S,
-            socket_connect_timeout=REDIS_TIMEOUT_S,
-            # Once: a connection that Redis closed long ago is noticed when it is used.
-            retry=Retry(NoBackoff(), 1, (Disconnected,)),
-        )
-        self._storage = RedisStorage(
-            f"async+{url}",
-            implementation="redispy",
-            key_prefix=f"x402-gig:limit:{name}",
-            connection_pool=self._pool,  # type: ignore[arg-type] # the library's annotation knows plain values only
-        )
-        self._windows = SlidingWindowCounterRateLimiter(self._storage)
+class SharedCounts(Protocol):
+    """Counts of all processes of one shop. Implemented in `redis_counts`."""
 
     async def wait_s(self, rate: RateLimitItem, name: str) -> float | None:
-        """None when it is counted, else the time until there is room again."""
-        if await self._windows.hit(rate, name):
-            return None
-        return (await self._windows.get_window_stats(rate, name)).reset_time - time.time()
+        """As `MemoryCounts.wait_s`. Raises Unavailable, whose detail names the error and not the URL."""
+        ...
 
-    async def answers(self) -> bool:
-        return await self._storage.check()
-
-    async def close(self) -> None:
-        await self._pool.aclose()
+    async def answers(self) -> bool: ...
+    async def close(self) -> None: ...
 
 
 class Limiter:
     """Counts in `shared` while it answers, else in memory: limits are no reason to sell nothing."""
 
     def __init__(
-        self, by_address: RateLimitItem | None, by_key: RateLimitItem | None, shared: RedisCounts | None = None
+        self, by_address: RateLimitItem | None, by_key: RateLimitItem | None, shared: SharedCounts | None = None
     ) -> None:
         self._by_address = by_address
         self._by_key = by_key
@@ -119,8 +88,8 @@ class Limiter:
             self._shared_again_at = time.monotonic() + REDIS_PAUSE_S
         try:
             wait_s = await self._shared.wait_s(rate, name)
-        except (RedisError, OSError) as exc:
-            self._is_lost(type(exc).__name__)
+        except Unavailable as exc:
+            self._is_lost(exc.detail)
             return self._memory.wait_s(rate, name)
         self._is_back()
         return wait_s

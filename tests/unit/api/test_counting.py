@@ -8,8 +8,9 @@ from limits import parse
 
 from tests.servers import Redis, redis
 from x402_gig.api import counting
-from x402_gig.api.counting import Limiter, MemoryCounts, RedisCounts
-from x402_gig.errors import TooManyRequests
+from x402_gig.api.counting import Limiter, MemoryCounts
+from x402_gig.api.redis_counts import RedisCounts
+from x402_gig.errors import TooManyRequests, Unavailable
 
 NOBODY_LISTENS = "redis://:secret@127.0.0.1:1/0"
 
@@ -176,7 +177,7 @@ def test_while_redis_is_gone_nobody_waits_for_it() -> None:
 
         async def wait_s(self, *_: Any) -> float:
             self.asked += 1
-            raise OSError
+            raise Unavailable("OSError")
 
     async def check() -> None:
         slow = Slow(NOBODY_LISTENS, "x")
