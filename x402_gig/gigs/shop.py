@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from x402_gig.errors import ValidationFailed
 from x402_gig.gigs import lifecycle
 from x402_gig.gigs.pricing import USDC_DECIMALS, Price, to_tokens
 from x402_gig.gigs.records import TokenInfo
-from x402_gig.gigs.terms import KeyLimits, Limits, Terms, read_terms
+from x402_gig.gigs.terms import Draft, KeyLimits, Limits, Terms, read_terms
 from x402_gig.payments.order import Fulfilled, Order, Purchase
 
 PRODUCT = "gig"
@@ -33,6 +33,22 @@ class Offer:
     terms: Terms
     token: TokenInfo
     price: Price
+
+
+class _GigOrder(Order):
+    """Its terms are made when they are needed: whoever only asks for the price does not wait for them."""
+
+    _draft: Draft
+
+    def __init__(self, draft: Draft, price_units: int, description: str) -> None:
+        vars(self).update(
+            product=PRODUCT, price_units=price_units, description=description, problems=draft.problems, _draft=draft
+        )
+
+    @cached_property
+    def terms(self) -> dict[str, Any]:
+        terms = self._draft.terms
+        return terms.model_dump(mode="json", exclude_none=True) if terms else {}
 
 
 def _now() -> datetime:
@@ -60,7 +76,7 @@ class GigShop:
             raise ValidationFailed(draft.problems)
         reward_units = draft.request["amount"] if draft.request else self.limits.minimum_units
         total_units, description = _tag(reward_units, self.commission_bps)
-        return Order(PRODUCT, draft.document(), total_units, description, draft.problems)
+        return _GigOrder(draft, total_units, description)
 
     def fulfil(self, book: Shelf, purchase: Purchase) -> Fulfilled:
         terms = Terms.model_validate(purchase.terms)

@@ -57,15 +57,6 @@ class Draft(NamedTuple):
     def terms(self) -> Terms | None:
         return _terms(self.request) if self.request is not None else None
 
-    def document(self) -> dict[str, Any]:
-        """`terms` as JSON for the ledger, `{}` without any. Made without them: most buyers only ask for the price."""
-        if self.request is None:
-            return {}
-        fields = {name: value for name, value in self.request.items() if value is not None}
-        fields["amount_units"] = fields.pop("amount")
-        fields["start_time"] = fields["start_time"].isoformat().replace("+00:00", "Z")
-        return fields
-
 
 @dataclass(frozen=True)
 class Limits:

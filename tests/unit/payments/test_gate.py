@@ -16,7 +16,8 @@ from starlette.types import Message
 
 from tests.unit.payments.examples import PAYER, SELLER, document, encoded
 from x402_gig.api.errors import HANDLERS
-from x402_gig.errors import ChainUnavailable, GigError, PaymentConflict, ValidationFailed
+from x402_gig.errors import BadRequest, ChainUnavailable, GigError, PaymentConflict, ValidationFailed
+from x402_gig.payments import gate
 from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.gate import MAX_BODY_BYTES, PaymentGate
 from x402_gig.payments.order import Fulfilled, Order, Purchase
@@ -273,6 +274,35 @@ def test_a_body_may_come_in_pieces() -> None:
     ]
     asyncio.run(visit(till, *pieces))
     assert till.asked[0][1].terms == {"about": "rain"}
+
+
+class Line:
+    """Gives its messages one by one, each after a wait, and then nothing."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.messages = list(messages)
+        self.closed = False
+
+    async def receive(self) -> Message:
+        try:
+            await asyncio.sleep(0.001)
+            return self.messages.pop(0) if self.messages else await asyncio.Event().wait()  # type: ignore[return-value]
+        finally:
+            self.closed = not self.messages
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_body_that_does_not_come_is_not_waited_for(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(*[{"type": "http.request", "body": b"{", "more_body": True}] * number)
+    monkeypatch.setattr(gate, "BODY_TIMEOUT_S", 0.05)
+    with pytest.raises(BadRequest, match=r"did not arrive within 0\.05 s"):
+        asyncio.run(gate.read_body_in_time(line.receive))
+    assert line.closed
+
+
+def test_a_body_may_take_its_time() -> None:
+    line = Line({"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.request", "body": b"}"})
+    assert asyncio.run(gate.read_body_in_time(line.receive)) == b"{}"
 
 
 def test_a_body_that_never_ends_is_refused_before_the_rest_is_read() -> None:
