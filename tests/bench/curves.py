@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests.bench import load, shops
 from tests.bench.load import Tally, get
+from tests.bench.market import BUYERS, folder_of_its_own, opened, reopened
 from tests.bench.programs import program
-from tests.bench.rows import BUYERS, folder_of_its_own, pay
 from tests.bench.shops import Shop
 from tests.harness import Chain, devnet, serve_settings
 
@@ -44,11 +44,10 @@ def measure(scale: Scale, progress: Callable[[str], None]) -> Curves:
         for before, size in itertools.pairwise((0, *scale.ledgers)):
             progress(f"a ledger of {size:,} gigs")
             _note(curves.by_ledger_ms, size, _by_ledger(chain, folder, size - before))
-    with devnet() as chain, folder_of_its_own() as folder, shops.ours()(chain, folder) as shop:
-        shop.wait()
+    with devnet() as chain, opened(chain, shops.ours()) as market:
         for buyers in scale.buyers:
             progress(f"{buyers:,} buyers")
-            tally, _ = pay(chain, shop, buyers, max(AT_LEAST, min(4 * buyers, AT_MOST)))
+            tally = market.pay(buyers, max(AT_LEAST, min(4 * buyers, AT_MOST)))
             _note(curves.by_buyers_ms, buyers, {"p50": tally.p50_ms, "p95": tally.p95_ms})
             _note(curves.by_buyers_rate, buyers, {"payments/s": tally.rate})
     return curves
@@ -61,12 +60,11 @@ def _note(lines: dict[str, Line], at: int, figures: dict[str, float]) -> None:
 
 def _by_ledger(chain: Chain, folder: Path, more: int) -> dict[str, float]:
     """So many more gigs are bought, by buyers like all others; then this ledger is measured, in ms."""
-    with shops.ours()(chain, folder) as shop:
-        shop.wait()
-        bought, _ = pay(chain, shop, BUYERS, more)
+    with reopened(chain, shops.ours(), folder) as market:
+        bought = market.pay(BUYERS, more)
         assert bought.errors == 0, bought.odd
-        lists = {name: _list(shop, path).p50_ms for name, path in LISTS.items()}
-        lone, _ = pay(chain, shop, 1, AT_LEAST)
+        lists = {name: _list(market.shop, path).p50_ms for name, path in LISTS.items()}
+        lone = market.pay(1, AT_LEAST)
     return {"one payment": lone.p50_ms, **lists, "a reconciler's round": _pass_ms(chain, folder)}
 
 

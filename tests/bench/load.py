@@ -34,13 +34,15 @@ class Stalled(Exception):
 class Tally:
     """What a load came to. `answers` counts by status, 0 for a connection that was closed instead.
 
-    The first answers are `kept`, the wanted ones and the `odd` ones. `cpu_s` is what it cost the servers.
+    The first answers are `kept`, the wanted ones and the `odd` ones. Whoever pays fills in what it cost the servers,
+    `cpu_s`, and how many payments moved money and were not answered with what they bought, `unserved`.
     """
 
     wanted: int
     seconds: float = 0
     in_time: int = 0
     cpu_s: float = 0
+    unserved: int = 0
     answers: Counter[int] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
     kept: list[bytes] = field(default_factory=list)
