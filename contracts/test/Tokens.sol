@@ -99,3 +99,18 @@ contract NoDecimals {
     string public constant symbol = "NONE";
     mapping(address account => uint256) public balanceOf;
 }
+
+/// @notice Tells of as many transfers as one wants; each is of one unit, and none moves anything.
+contract LoudToken is ERC20 {
+    constructor() ERC20("Loud", "LOUD") {}
+
+    function mint(address to, uint256 value) external {
+        _mint(to, value);
+    }
+
+    function shout(address to, uint256 times) external {
+        for (uint256 i = 0; i < times; ++i) {
+            emit Transfer(msg.sender, to, 1);
+        }
+    }
+}

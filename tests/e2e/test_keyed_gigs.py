@@ -1,5 +1,8 @@
 """Gigs that are created with an API key: any token, funded by a transfer, started once."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +16,7 @@ from tests.creators import CREATE, START, Creator
 from tests.harness import USDC, Json, devnet, gig_terms, until
 from tests.operator import Shop, operated
 from tests.tokens import Erc20, call_data, deploy
+from x402_gig.settlement.keyed import MAX_DEPOSITS
 
 UNAUTHORIZED = {"error": "Invalid API key"}
 
@@ -305,6 +309,51 @@ def test_a_gig_that_is_not_started_is_cancelled_and_paid_back_whole(shop: Shop, 
     listed = shop.desk.shown("gigs", "list", "--state", "cancelled")
     assert [(row["gig_id"], row["key"]) for row in listed] == [(made["gig_id"], creator.key[:12])]
     assert f"{made['gig_id']}  cancelled" in shop.desk.run("gigs", "list").stdout
+
+
+def test_whoever_says_yes_to_a_refund_that_was_paid_meanwhile_gets_nothing_of_the_reward(
+    shop: Shop, creator: Creator, odd: Erc20
+) -> None:
+    made, owner = creator.started(odd, extra=5), str(Account.create().address)
+    creator.paid_up(made)
+    refund = ("gigs", "refund", str(made["gig_id"]), "--to", owner)
+    asked = subprocess.Popen(
+        [sys.executable, "-m", "x402_gig", *refund],
+        env={**os.environ, **shop.desk.env}, cwd=shop.desk.folder,
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert asked.stderr is not None
+    assert "came from" in asked.stderr.readline()
+    assert shop.desk.run(*refund, "--yes").returncode == 0
+    until(lambda: odd.balance(owner) == 5)
+    shop.read_up()
+
+    _, said = asked.communicate("y\n", timeout=30)
+    assert (asked.returncode, "has changed meanwhile" in said) == (1, True), said
+    assert shop.desk.rows("select count(*) from movements where kind = 'surplus' and payee = ?", owner.lower()) == [
+        (1,)
+    ]
+
+
+def test_a_token_that_tells_of_countless_transfers_is_not_listened_to_for_ever(shop: Shop, creator: Creator) -> None:
+    loud = deploy(shop, "LoudToken")
+    made = creator.funded(loud, extra=10**18)
+    for _ in range(3):
+        loud.call("shout(address,uint256)", made["gig_wallet_address"], 1_000)
+    assert creator.start(made).status_code == 200
+    kept = shop.desk.rows("select count(*) from gig_deposits where gig_id = ?", made["gig_id"])
+    assert kept == [(MAX_DEPOSITS,)]
+
+
+def test_a_transfer_of_nothing_in_the_name_of_another_makes_nobody_the_creator(
+    shop: Shop, creator: Creator, odd: Erc20
+) -> None:
+    made, victim, payer = creator.create(odd.address), str(Account.create().address), odd.holder(10**30)
+    nothing = call_data("transferFrom(address,address,uint256)", victim, made["gig_wallet_address"], 0)
+    assert shop.send(str(Account.create().address), odd.address, nothing)["status"] == "0x1"
+    assert shop.send(payer, odd.address, made["tx_data"])["status"] == "0x1"
+    assert creator.start(made).status_code == 200
+    assert creator.gig(made)["creator"].lower() == payer.lower()
 
 
 def test_what_cannot_be_refunded_says_why(shop: Shop, creator: Creator, odd: Erc20) -> None:

@@ -20,6 +20,7 @@ class Spare:
     """What a gig's wallet holds at a confirmed block beyond what is promised, and what came to it (`deposits`)."""
 
     gig: GigRecord
+    block_number: int
     balance: int
     units: int
     deposits: Sequence[TokenTransfer]
@@ -60,7 +61,7 @@ async def spare(office: Office, node: Node, gig_id: int) -> Spare:
         )
     # All of them: what is to go back may have come at any time.
     deposits = await find_deposits(node, gig, since, block.number, balance=UINT256_MAX)
-    return Spare(gig, balance, balance - kept, deposits)
+    return Spare(gig, block.number, balance, balance - kept, deposits)
 
 
 def _kept(connection: Connection, gig: GigRecord) -> int:
@@ -77,7 +78,7 @@ def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
     if halt := binding.funding_halt(connection):
         raise Refused(f"The server is halted and signs nothing: {halt}. See docs/operations.md")
     gig = direct.find(connection, found.gig.gig_id)
-    if gig is None or gig.state != found.gig.state or found.balance - _kept(connection, gig) != found.units:
+    if gig is None or gig.state != found.gig.state or _has_moved(connection, gig, found):
         raise Refused("The gig has changed meanwhile: try again")
     direct.give_back(connection, gig, found.units)
     number = funding.next_subject(connection, funding.SURPLUS)
@@ -92,6 +93,12 @@ def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
         source_gig=gig.gig_id,
         asset=None if is_usdc else gig.token.address,
     )
+
+
+def _has_moved(connection: Connection, gig: GigRecord, found: Spare) -> bool:
+    """Is there more to leave than was found, or has something left since?"""
+    has_left = direct.newest_payout_block(connection, gig.gig_id) > found.block_number
+    return has_left or found.balance - _kept(connection, gig) != found.units
 
 
 def as_json(gig: GigRecord, key_prefix: str) -> dict[str, Any]:

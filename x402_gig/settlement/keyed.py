@@ -43,6 +43,8 @@ RANGE = 5_000
 START_TIMEOUT_S = LEASE_S - 5
 # How long to look for the transfers of a gig that was funded long ago.
 SEARCH_S = 10
+# Kept of a gig, the newest: a token may tell of as many as it likes, and each is a row, and its block is asked for.
+MAX_DEPOSITS = 100
 RECHECKED = 20
 
 
@@ -217,16 +219,17 @@ def _tx_data(wallet: str, units: int) -> str:
 async def find_deposits(node: Node, gig: GigRecord, since: int, last: int, balance: int) -> list[TokenTransfer]:
     """The transfers that brought the wallet this balance, oldest first; looked for from block `last` down, for a while.
 
-    Raises Unavailable.
+    Without those of nothing, which anybody may send in anybody's name. Raises Unavailable.
     """
     found: list[TokenTransfer] = []
     size = RANGE
     try:
         async with asyncio.timeout(SEARCH_S):
-            while last >= since and sum(t.value for t in found) < balance:
+            while last >= since and len(found) < MAX_DEPOSITS and sum(t.value for t in found) < balance:
                 first = max(since, last - size + 1)
                 try:
-                    found += await node.token_deposits(gig.token.address, [gig.wallet], first, last)
+                    came = await node.token_deposits(gig.token.address, [gig.wallet], first, last)
+                    found += [t for t in came if t.value]
                     last = first - 1
                 except ChainRefused:
                     if size == 1:
@@ -234,4 +237,4 @@ async def find_deposits(node: Node, gig: GigRecord, since: int, last: int, balan
                     size = max(1, size // 2)
     except TimeoutError:
         log.warning("gig %d: not all of its funding was found in %d s of reading logs", gig.gig_id, SEARCH_S)
-    return sorted(found, key=lambda t: (t.block_number, t.log_index))
+    return sorted(found, key=lambda t: (t.block_number, t.log_index))[-MAX_DEPOSITS:]
