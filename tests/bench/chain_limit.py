@@ -9,7 +9,7 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from tests.bench.payments import TOKEN, Purse
-from tests.harness import Chain
+from tests.harness import USDC, Chain
 from x402_gig.chain import batcher
 from x402_gig.chain.eip3009 import transfer_call
 from x402_gig.chain.node import sign_transaction
@@ -52,7 +52,7 @@ def lone_ms(chain: Chain, purse: Purse, count: int) -> float:
     for number in range(count):
         call = transfer_call(*purse.authorize(number, intake, PRICE_UNITS), ecdsa=True)
         started = time.perf_counter()
-        sender.send(_usdc(), call, batcher.PLAIN_CALL_GAS)
+        sender.send(USDC, call, batcher.PLAIN_CALL_GAS)
         took.append(time.perf_counter() - started)
     sender.close()
     return 1000 * median(took)
@@ -79,9 +79,3 @@ def _batch(purse: Purse, payees: Sequence[str], value: int) -> bytes:
 
 def _fresh() -> str:
     return "0x" + secrets.token_hex(20)
-
-
-def _usdc() -> str:
-    from eth_utils.address import to_checksum_address
-
-    return to_checksum_address(TOKEN.address)

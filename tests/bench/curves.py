@@ -12,7 +12,11 @@ from tests.bench.programs import program
 from tests.bench.shops import Shop
 from tests.harness import Chain, devnet, serve_settings
 
-LISTS = {"first page of gigs": "/api/gigs", "active on one platform": "/api/gigs?status=active&platforms=farcaster"}
+# Full pages, also of the smallest ledger.
+LISTS = {
+    "ten gigs listed": "/api/gigs?limit=10",
+    "ten active on a platform": "/api/gigs?limit=10&status=active&platforms=farcaster",
+}
 TRIES = 30
 AT_LEAST = 20
 AT_MOST = 2000
@@ -86,6 +90,7 @@ def draw(curves: Curves, path: Path) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot
+    from matplotlib.ticker import StrMethodFormatter
 
     figure, (ledger, waiting, rate) = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     panels = (
@@ -97,7 +102,9 @@ def draw(curves: Curves, path: Path) -> None:
         for name, line in lines.items():
             axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=name)
         axes.set(title=title, xlabel=below, ylabel=unit, xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
     pyplot.close(figure)

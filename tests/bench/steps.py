@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.table import figure
 from tests.harness import ROOT
 
 
@@ -32,10 +33,11 @@ def _step(one: dict[str, object]) -> Step:
     stats, extra = one["stats"], one["extra_info"]
     assert isinstance(stats, dict)
     assert isinstance(extra, dict)
-    name = str(one["name"]).removeprefix("test_").replace("_", " ")
+    name = str(one["name"]).removeprefix("test_").replace("_", " ").replace("[", ", version ").rstrip("]")
     return Step(name, 1e6 * stats["median"], extra.get("requests", 1))
 
 
 def markdown(steps: Sequence[Step]) -> str:
-    lines = [f"| {step.name} | {step.us:,.0f} | {step.requests} | {step.us / step.requests:,.0f} |" for step in steps]
+    figures = ((step.name, figure(step.us), str(step.requests), figure(step.us / step.requests)) for step in steps)
+    lines = [f"| {' | '.join(line)} |" for line in figures]
     return "\n".join(["| step | µs | for requests | µs for each |", "|---|---:|---:|---:|", *lines])

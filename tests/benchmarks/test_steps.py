@@ -111,7 +111,7 @@ def test_recover_its_signer(benchmark: BenchmarkFixture) -> None:
     assert benchmark(TOKEN.recovers, AUTHORIZATION, signature)
 
 
-def test_the_requirements_of_a_price(benchmark: BenchmarkFixture) -> None:
+def test_state_the_requirements_of_a_price(benchmark: BenchmarkFixture) -> None:
     assert benchmark(SELLER.requirements, PRICE).amount == str(PRICE)
 
 
@@ -123,18 +123,18 @@ def _transfers() -> list[bytes]:
     return [transfer_call(AUTHORIZATION, signature, ecdsa=True)] * AT_ONCE
 
 
-def test_calldata_of_a_transfer(benchmark: BenchmarkFixture) -> None:
+def test_encode_calldata_of_a_transfer(benchmark: BenchmarkFixture) -> None:
     signature = TOKEN.sign(AUTHORIZATION, KEY)
     assert len(benchmark(lambda: transfer_call(AUTHORIZATION, signature, ecdsa=True))) == 4 + 9 * 32
 
 
-def test_calldata_of_a_simulation(benchmark: BenchmarkFixture) -> None:
+def test_encode_calldata_of_a_simulation(benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info["requests"] = AT_ONCE
     calls = [Call(TOKEN.address, batcher.PLAIN_CALL_GAS, data) for data in _transfers()]
     assert benchmark(batcher.simulate_data, calls)
 
 
-def test_calldata_of_a_batch(benchmark: BenchmarkFixture) -> None:
+def test_encode_calldata_of_a_batch(benchmark: BenchmarkFixture) -> None:
     benchmark.extra_info["requests"] = AT_ONCE
     assert benchmark(batcher.execute_data, TOKEN.address, batcher.PLAIN_CALL_GAS, _transfers())
 
@@ -157,7 +157,7 @@ def test_sign_an_authorization(benchmark: BenchmarkFixture) -> None:
     assert len(benchmark(TOKEN.sign, AUTHORIZATION, KEY)) == 65
 
 
-def test_a_gigs_wallet(benchmark: BenchmarkFixture) -> None:
+def test_derive_a_gigs_wallet(benchmark: BenchmarkFixture) -> None:
     wallets, numbers = Wallets(SEED), itertools.count(1)
     assert benchmark(lambda: wallets.gig_address(next(numbers))).startswith("0x")
 
