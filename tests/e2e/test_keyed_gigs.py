@@ -356,6 +356,17 @@ def test_a_transfer_of_nothing_in_the_name_of_another_makes_nobody_the_creator(
     assert creator.gig(made)["creator"].lower() == payer.lower()
 
 
+def test_a_transfer_of_nothing_in_the_name_of_a_gigs_wallet_does_not_trouble_the_audit(
+    shop: Shop, creator: Creator, odd: Erc20
+) -> None:
+    made, stranger = creator.started(odd), str(Account.create().address)
+    creator.paid_up(made)
+    nothing = call_data("transferFrom(address,address,uint256)", made["gig_wallet_address"], stranger, 0)
+    assert shop.send(stranger, odd.address, nothing)["status"] == "0x1"
+    shop.read_up()
+    assert shop.desk.audit()["ok"]
+
+
 def test_what_cannot_be_refunded_says_why(shop: Shop, creator: Creator, odd: Erc20) -> None:
     [bought], made = shop.bought(), creator.started(odd)
     creator.paid_up(made)

@@ -255,7 +255,7 @@ class Node:
         return [balance.number if erc20.is_word(balance) else None for balance in balances]
 
     async def token_deposits(self, token: str, accounts: Sequence[str], first: int, last: int) -> list[TokenTransfer]:
-        """Transfers of any ERC-20 to these accounts in a range of blocks, both ends included."""
+        """Transfers of any ERC-20 to these accounts in a range of blocks, both ends included; not those of nothing."""
         return await self._token_transfers(token, [None, [_topic(a) for a in accounts]], first, last)
 
     async def token_payments(self, token: str, accounts: Sequence[str], first: int, last: int) -> list[TokenTransfer]:
@@ -266,9 +266,11 @@ class Node:
         query = {"fromBlock": hex(first), "toBlock": hex(last), "address": token}
         logs = await self.rpc.call("eth_getLogs", {**query, "topics": [eip3009.TRANSFER_TOPIC, *topics]})
         try:
-            return _transfers(erc20.plain_transfers(logs), token)
+            found = _transfers(erc20.plain_transfers(logs), token)
         except MALFORMED:
             raise ChainUnavailable("the chain node's logs are malformed") from None
+        # Anybody may "transfer" zero from anybody.
+        return [transfer for transfer in found if transfer.value]
 
     async def executed(self, payer: str, nonce: str, first: int) -> list[TokenTransfer]:
         """What an authorization moved, if it was executed in this block or later."""

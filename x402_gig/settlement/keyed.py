@@ -219,7 +219,7 @@ def _tx_data(wallet: str, units: int) -> str:
 async def find_deposits(node: Node, gig: GigRecord, since: int, last: int, balance: int) -> list[TokenTransfer]:
     """The transfers that brought the wallet this balance, oldest first; looked for from block `last` down, for a while.
 
-    Without those of nothing, which anybody may send in anybody's name. Raises Unavailable.
+    Raises Unavailable.
     """
     found: list[TokenTransfer] = []
     size = RANGE
@@ -228,8 +228,7 @@ async def find_deposits(node: Node, gig: GigRecord, since: int, last: int, balan
             while last >= since and len(found) < MAX_DEPOSITS and sum(t.value for t in found) < balance:
                 first = max(since, last - size + 1)
                 try:
-                    came = await node.token_deposits(gig.token.address, [gig.wallet], first, last)
-                    found += [t for t in came if t.value]
+                    found += await node.token_deposits(gig.token.address, [gig.wallet], first, last)
                     last = first - 1
                 except ChainRefused:
                     if size == 1:
