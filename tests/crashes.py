@@ -79,6 +79,8 @@ class Victim(Dev):
     def kill(self) -> None:
         """SIGKILL; it is dead when this returns."""
         self.signal(signal.SIGKILL).wait()
+        # As if the deadline of its leases were past already: what comes next need not wait for it.
+        ledgers.change(self.ledger, "update processes set ends_at = 0")
         self.kills += 1
 
     def stop(self) -> None:
@@ -254,6 +256,14 @@ def at_the_commit(trap: "Trap", forward: Forward) -> Then:
     return Then(answer, kill)
 
 
+def once_funded(trap: "Trap", forward: Forward) -> Then:
+    def kill() -> None:
+        until(lambda: not ledgers.rows(trap.shop.ledger, "select 1 from movements where state = 'due'"))
+        trap.spring()
+
+    return Then(forward(), kill)
+
+
 Moment = Callable[["Trap", Forward], "Json | Then"]
 
 
@@ -264,7 +274,6 @@ class Point:
     name: str
     which: Callable[[int], Condition]
     moment: Moment
-    nth: int = 1
 
     def __str__(self) -> str:
         return self.name
@@ -284,7 +293,7 @@ POINTS = [
     Point("after the funding is signed, before its broadcast", sends_funding, before),
     Point("after the funding's broadcast, before its receipt", sends_funding, after),
     Point("after the funding's receipt, before it is written", sends_funding, at_the_commit),
-    Point("after fund", looks_at_intake, before, nth=2),
+    Point("after fund", sends_funding, once_funded),
 ]
 
 
@@ -312,7 +321,7 @@ class Trap:
     def _is_turn(self) -> bool:
         with self._turn:
             self._seen += 1
-            return self._seen == self.point.nth
+            return self._seen == 1
 
     def spring(self) -> None:
         self.shop.kill()

@@ -158,7 +158,9 @@ class Dev(Chain):
 
     def funded(self, gig_id: int) -> Json:
         """The gig, once its reward and its commission are on chain."""
-        return dict(until(lambda: (gig := self.gig(gig_id))["funding"]["commission_transaction"] and gig))
+        # Of many gigs the commissions may leave together before the last of their rewards.
+        moved = ("reward_transaction", "commission_transaction")
+        return dict(until(lambda: all((gig := self.gig(gig_id))["funding"][name] for name in moved) and gig))
 
 
 def authorization(account: LocalAccount, requirements: Json, **changes: Any) -> Json:

@@ -64,13 +64,15 @@ def rows(url: str, query: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def change(url: str, *statements: str) -> None:
-    """Behind the server's back; each of them changes something."""
+    """Behind the server's back, and whatever refers to the rows; each statement changes something."""
     with _connected(url) as connection:
         assert all(connection.execute(statement).rowcount for statement in statements)
 
 
 def _connected(url: str) -> Any:
-    return sqlite3.connect(url.removeprefix(FILE)) if url.startswith(FILE) else psycopg.connect(url)
+    if url.startswith(FILE):
+        return sqlite3.connect(url.removeprefix(FILE))
+    return psycopg.connect(url, options="-c session_replication_role=replica")
 
 
 def copy(url: str, folder: Path, name: str = "copy.db") -> str:

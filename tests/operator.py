@@ -12,12 +12,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from eth_account import Account
 from typer.testing import CliRunner
 
 from tests import ledgers
 from tests.harness import USDC, Chain, Dev, Json, dev_server, devnet, gig_terms, running, serve_settings, until
 from x402_gig.cli import app
+from x402_gig.devnet.anvil import free_port
 
 PRICE, REWARD, COMMISSION = 11_000_000, 10_000_000, 1_000_000
 Done = subprocess.CompletedProcess[str]
@@ -125,9 +125,11 @@ def dev_anywhere() -> Iterator[Dev]:
         with dev_server() as running_dev:
             yield running_dev
         return
-    with TemporaryDirectory() as folder, devnet() as chain, operated(chain, Path(folder), reorg_depth=64) as shop:
+    port = free_port(0)
+    like_dev = {"reorg_depth": 64, "port": port, "public_url": f"http://127.0.0.1:{port}"}
+    with TemporaryDirectory() as folder, devnet() as chain, operated(chain, Path(folder), **like_dev) as shop:
         shop.api_key = shop.desk.run("keys", "create", "x402-gig dev").stdout.strip()
-        shop.buyers = [{"address": str(Account.create().address)} for _ in range(10)]
+        shop.buyers = [{"address": address} for address in chain.rpc("eth_accounts")]
         yield shop
 
 

@@ -308,7 +308,7 @@ FALSIFIED = {
         "gig 4: has no payment",
     ),
     "a gig's wallet": (f"update gigs set wallet = '{STRANGER}' where id = 1", "a wallet that is not its own"),
-    "a gig's reward": ("update gigs set reward = reward + 1 where id = 3", "gig 3: is 10.000001 USDC in 0x"),
+    "a gig's reward": ("update gigs set reward = '10000001' where id = 3", "gig 3: is 10.000001 USDC in 0x"),
     "a gig's commission": ("update gigs set commission = 0 where id = 3", "another commission than payment 3"),
     "a reward that is missing": (f"delete from movements where {REWARD_1}", "this ledger did not sign that"),
     "a reward nobody signed": (

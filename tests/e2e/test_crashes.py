@@ -18,6 +18,7 @@ from tests.crashes import (
     Trap,
     Victim,
     buyers,
+    once_funded,
     request_of,
     shopping,
     victim,
@@ -80,6 +81,8 @@ def carriers(proxy: RpcProxy, buyer: Buyer) -> list[str]:
 
 def assert_sent_again(proxy: RpcProxy, trap: Trap, sent_before: list[str]) -> None:
     """What was signed before the crash goes out as it was, and nothing else takes its place."""
+    if trap.point.moment is once_funded:  # nothing is under way
+        return
     signed = [raw for raw in sent_before if trap.point.which(trap.count)(request_of(raw))]
     assert set(signed) <= set(proxy.sent[len(sent_before) :])
 

@@ -77,6 +77,8 @@ class Funding:
 
     @property
     def problem(self) -> str:
+        if self.leases.fence(FUNDING) is None:
+            return ""
         return self._obstacle or "; ".join(str(hold) for hold in list(self._held.values())[:3])
 
     def due(self) -> None:

@@ -67,7 +67,9 @@ class Payouts:
 
     @property
     def problem(self) -> str:
-        """What does not move; empty when all is well."""
+        """What this process should move and cannot; empty when all is well."""
+        if self.leases.fence(FUNDING) is None:
+            return ""
         return "; ".join(str(hold) for hold in list(self._held.values())[:3])
 
     # What the relayers do for it
