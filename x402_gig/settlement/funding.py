@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 LIFETIME_S = 600
 # Between two batches, so that a stream of single purchases shares them.
 PACE_S = 0.25
-# So old may the comparison of the intake's balance with the ledger be.
-BALANCE_TTL_S = 1
 PATIENCE_S = 10
 BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
@@ -72,7 +70,6 @@ class Funding:
     _under_way: int = field(default=0, init=False)
     _not_before: float = field(default=0.0, init=False)
     _pause_s: int = field(default=1, init=False)
-    _compared_until: float = field(default=0.0, init=False)
     _pulse: Pulse | None = field(default=None, init=False)
 
     @property
@@ -146,7 +143,8 @@ class Funding:
         if anchor.number < newest:
             anchor = await self.node.head()
         valid_before = int(self.clock()) + LIFETIME_S
-        plan = Plan(self, anchor, await self._balance(anchor), valid_before)
+        balance = await self.node.balance_of(self.wallets.intake.address, anchor)
+        plan = Plan(self, anchor, balance, valid_before)
         slot = await relayer.write_down("funding", plan)
         if slot is None:
             if plan.is_early or plan.is_put_off:
@@ -161,16 +159,6 @@ class Funding:
             self._not_before = time.monotonic() + PACE_S
         await self._look_after(relayer, plan, receipt)
         return ""
-
-    async def _balance(self, anchor: Block) -> int | None:
-        """Of the intake; None when it was compared with the ledger a moment ago."""
-        if time.monotonic() < self._compared_until:
-            return None
-        return await self.node.balance_of(self.wallets.intake.address, anchor)
-
-    def compared(self) -> None:
-        """The intake holds what it should."""
-        self._compared_until = max(self._compared_until, time.monotonic() + BALANCE_TTL_S)
 
     async def _look_after(self, relayer: Relayer, plan: "Plan", receipt: Receipt | None) -> None:
         """What was signed and has not moved."""
@@ -242,7 +230,7 @@ class Funding:
 class Plan:
     """What a funding transaction carries, decided in the ledger transaction that keeps it."""
 
-    def __init__(self, funding_: Funding, anchor: Block, balance: int | None, valid_before: int) -> None:
+    def __init__(self, funding_: Funding, anchor: Block, balance: int, valid_before: int) -> None:
         self._funding = funding_
         self.anchor = anchor
         self._balance = balance
@@ -274,12 +262,9 @@ class Plan:
         return self._batch() if self.moves and not self.is_put_off else None
 
     def _shortfall(self, connection: Connection) -> str:
-        if self._balance is None:
-            return ""
         expected = deposits.expected_balance(connection, self.anchor.number)
         if self._balance < expected:
             return f"the intake holds {self._balance} base units and should hold {expected}"
-        self._funding.compared()
         return ""
 
     def _due(self, connection: Connection) -> list[Movement]:
