@@ -372,7 +372,7 @@ def test_every_difference_is_listed_and_ends_the_command_with_1(closed: Closed, 
 
     for name in names:
         assert any(FALSIFIED[name][1] in problem for problem in found), found
-    assert any("start: the intake held 5 USDC in the ledger and 0 USDC on chain" in problem for problem in found)
+    assert any("start: the intake held 5 USDC in the ledger and 0 USDC on chain" in problem for problem in found), found
 
 
 def test_money_that_moves_behind_the_ledgers_back_is_found_out(chain: Chain, tmp_path: Path) -> None:
