@@ -15,6 +15,8 @@ from tests.bench.rows import Cell, Row
 
 HEADS = {"ours": "this server", "peer": "SDK", "tuned": "SDK, tuned", "limit": "limit"}
 NONE = "-"
+# Others' work when the bench begins: above 0.5 or so the rates say little.
+LOAD = os.getloadavg()[0]
 
 
 def figure(value: float) -> str:
@@ -94,7 +96,8 @@ def _now() -> str:
 
 
 def machine() -> str:
-    return f"{os.cpu_count()} cores shared by buyers, chain and servers, Python {platform.python_version()}"
+    shared = f"{os.cpu_count()} cores shared by buyers, chain and servers"
+    return f"{shared}, Python {platform.python_version()}, load before the start {LOAD:.1f}"
 
 
 def is_good(rows: Sequence[Row]) -> bool:
