@@ -79,8 +79,9 @@ class Victim(Dev):
     def kill(self) -> None:
         """SIGKILL; it is dead when this returns."""
         self.signal(signal.SIGKILL).wait()
-        # As if the deadline of its leases were past already: what comes next need not wait for it.
-        ledgers.change(self.ledger, "update processes set ends_at = 0")
+        if not ledgers.is_file(self.ledger):
+            # As if the deadline of its leases were past already: what comes next need not wait for it.
+            ledgers.change(self.ledger, "update processes set ends_at = 0")
         self.kills += 1
 
     def stop(self) -> None:

@@ -26,6 +26,10 @@ def kept_in(postgres: "Postgres | None") -> Iterator[None]:
         _kept_in.pop()
 
 
+def is_file(url: str) -> bool:
+    return url.startswith(FILE)
+
+
 def are_files() -> bool:
     return _kept_in[-1] is None
 
@@ -49,7 +53,7 @@ class Reader:
 
 @contextmanager
 def reading(url: str) -> Iterator[Reader]:
-    if not url.startswith(FILE):
+    if not is_file(url):
         with psycopg.connect(url, autocommit=True) as connection:
             yield Reader(connection, "%s")
         return
@@ -70,14 +74,14 @@ def change(url: str, *statements: str) -> None:
 
 
 def _connected(url: str) -> Any:
-    if url.startswith(FILE):
+    if is_file(url):
         return sqlite3.connect(url.removeprefix(FILE))
     return psycopg.connect(url, options="-c session_replication_role=replica")
 
 
 def copy(url: str, folder: Path, name: str = "copy.db") -> str:
     """Of a ledger that may be in use, as a backup makes it."""
-    if not url.startswith(FILE):
+    if not is_file(url):
         postgres = _kept_in[-1]
         assert postgres is not None
         return postgres.copy(url)
@@ -89,7 +93,7 @@ def copy(url: str, folder: Path, name: str = "copy.db") -> str:
 @contextmanager
 def locked(url: str) -> Iterator[None]:
     """Nobody else can write to the ledger."""
-    if not url.startswith(FILE):
+    if not is_file(url):
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SELECT pg_advisory_lock(%s)", [WRITERS])
             yield

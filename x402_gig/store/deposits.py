@@ -154,7 +154,9 @@ _TO_SETTLE = (
     .join(deposits, and_(*_SAME_AUTHORIZATION))
     .where(
         deposits.c.nonce.in_(bindparam("nonces", expanding=True)),
-        *is_free(),
+        # As `is_free`, but found by the nonce: IS NULL has an index of its own that leads to nearly all rows.
+        deposits.c.on_chain == 1,
+        func.coalesce(deposits.c.payment_id, deposits.c.refund_id, 0) == 0,
         payment_rows.c.state == "open",
         # One whose product is not on sale here stays open: nothing else can deliver it.
         payment_rows.c.product.in_(bindparam("products", expanding=True)),
@@ -171,6 +173,8 @@ def settle(connection: Connection, shop: Shop, nonces: Iterable[str]) -> dict[in
     A deposit of another value than the payment's is not its deposit: the payer signed two authorizations.
     """
     wanted = {"nonces": list(nonces), "products": list(shop.products)}
+    if not wanted["nonces"]:
+        return {}
     rows = connection.execute(_TO_SETTLE, wanted).mappings().all()
     if not rows:
         return {}
@@ -210,7 +214,8 @@ def _change() -> Select[Any]:
     number: Any = bindparam("number")
     came = (deposits.c.on_chain == 1, deposits.c.block_number > after, deposits.c.block_number <= number)
     left = (
-        movements.c.source_gig.is_(None),
+        # Not IS NULL, which has an index of its own that leads to nearly all rows.
+        func.coalesce(movements.c.source_gig, 0) == 0,
         movements.c.state == "done",
         movements.c.block_number > after,
         movements.c.block_number <= number,

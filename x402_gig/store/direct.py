@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.gigs.records import GigRecord, TokenInfo
@@ -157,10 +157,17 @@ def doubt(connection: Connection, gig_id: int) -> None:
     connection.execute(update(gigs).where(gigs.c.id == gig_id).values(is_funded=0))
 
 
+_SUSPENDED = (
+    gig_rows()
+    .where(gigs.c.key_id.is_not(None), gigs.c.state == "live", gigs.c.is_funded == 0)
+    .order_by(gigs.c.id)
+    .limit(bindparam("limit"))
+)
+
+
 def suspended(connection: Connection, limit: int) -> list[GigRecord]:
     """Live gigs whose funding a reorganisation took away."""
-    query = gig_rows().where(gigs.c.key_id.is_not(None), gigs.c.state == "live", gigs.c.is_funded == 0)
-    return [record(row) for row in connection.execute(query.order_by(gigs.c.id).limit(limit)).mappings()]
+    return [record(row) for row in connection.execute(_SUSPENDED, {"limit": limit}).mappings()]
 
 
 def funded_again(connection: Connection, gig_id: int, transfers: Iterable[TokenTransfer]) -> None:

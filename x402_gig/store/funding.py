@@ -274,8 +274,10 @@ def _is_orphan() -> ColumnElement[bool]:
     partly = exists().where(
         commissions.c.movement_id == movements.c.id, commissions.c.payment_id == payments.c.id, rejected
     )
-    kind = movements.c.kind
-    may_be_void = movements.c.state.in_(states.before("movement", "void"))
+    # Not the bare column, whose index leads to all that ever moved: what may be void is due.
+    kind = func.coalesce(movements.c.kind, "")
+    [due] = states.before("movement", "void")
+    may_be_void = movements.c.state == due
     return may_be_void & (((kind == REWARD) & gone) | ((kind == COMMISSION) & partly))
 
 

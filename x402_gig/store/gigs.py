@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Integer,
     RowMapping,
     Select,
     bindparam,
@@ -84,8 +85,7 @@ def insert_gig(
 
 def find_gig(connection: Connection, gig_id: int, key_id: int | None = None) -> GigRecord | None:
     """None also when it is not live and the key that asks is not the one that created it."""
-    visible = or_(gigs.c.state == "live", gigs.c.key_id == key_id)
-    row = connection.execute(gig_rows().where(gigs.c.id == gig_id, visible)).mappings().first()
+    row = connection.execute(_FIND, {"gig_id": gig_id, "asked_by": key_id}).mappings().first()
     return record(row) if row is not None else None
 
 
@@ -153,6 +153,11 @@ def gig_rows() -> Select[Any]:
         .outerjoin(commissions, (commissions.c.payment_id == payments.c.id) & (commissions.c.is_void == 0))
         .outerjoin(commission, commission.c.id == commissions.c.movement_id)
     )
+
+
+_FIND = gig_rows().where(
+    gigs.c.id == bindparam("gig_id"), or_(gigs.c.state == "live", gigs.c.key_id == bindparam("asked_by", type_=Integer))
+)
 
 
 def record(row: RowMapping) -> GigRecord:

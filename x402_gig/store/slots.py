@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, bindparam, func, insert, select, union_all, update
+from sqlalchemy import Connection, bindparam, exists, func, insert, select, union_all, update
 
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import states
@@ -111,8 +111,8 @@ def open_payouts(connection: Connection) -> list[int]:
     """
     carried = select(slot_movements.c.movement_id).join(slots, slots.c.id == slot_movements.c.slot_id)
     sent = movements.c.id.in_(carried.where(slots.c.state == "open", slots.c.purpose == PAYOUT))
-    funded = select(gigs.c.id).where(gigs.c.is_funded == 1)
-    query = select(movements.c.source_gig).where(sent, movements.c.source_gig.in_(funded))
+    funded = exists().where(gigs.c.id == movements.c.source_gig, gigs.c.is_funded == 1)
+    query = select(movements.c.source_gig).where(sent, funded)
     return list(connection.execute(query).scalars())
 
 

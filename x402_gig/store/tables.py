@@ -169,7 +169,14 @@ deposits = Table(
     CheckConstraint("payment_id is null or refund_id is null", name="one_owner"),
     Index("ix_deposits_block_number", "block_number"),
     Index("uq_deposits_plain", "transaction", "log_index", unique=True, **_where(Column("nonce").is_(None))),
-    Index("ix_deposits_unowned", "id", **_where(Column("payment_id").is_(None) & Column("refund_id").is_(None))),
+    Index("ix_deposits_nonce", "nonce"),
+    # Both columns, or the unique index of one of them is taken for the better one.
+    Index(
+        "ix_deposits_unowned",
+        "refund_id",
+        "payment_id",
+        **_where(Column("payment_id").is_(None) & Column("refund_id").is_(None)),
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -199,7 +206,7 @@ movements = Table(
     CheckConstraint("kind in ('reward', 'commission', 'refund', 'fee', 'surplus')", name="kind"),
     CheckConstraint("state in ('due', 'done', 'void')", name="state"),
     Index("ix_movements_block_number", "block_number"),
-    Index("ix_movements_due", "id", **_where(Column("state") == "due")),
+    Index("ix_movements_due", "kind", "id", **_where(Column("state") == "due")),
     sqlite_autoincrement=True,
 )
 
