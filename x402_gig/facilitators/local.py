@@ -207,8 +207,9 @@ class LocalFacilitator:
 
     async def _work(self, send: Callable[[Sequence[Item], Lane], Awaitable[None]]) -> None:
         """Simulate what waits and `send` what would settle."""
+        # The newest block that is known, which may be ahead of the cursor: a block may have become smaller.
+        max_gas = min(batcher.MAX_TRANSACTION_GAS, (await self._watcher.newest()).gas_limit)
         lane = min((lane for lane in Lane if self._queues[lane]), key=lambda lane: self._queues[lane][0].queued_at)
-        max_gas = min(batcher.MAX_TRANSACTION_GAS, self._watcher.cursor.gas_limit)
         items = self._take(lane, max_gas - BATCH_GAS)
         again: list[Item] = []
         try:

@@ -245,6 +245,7 @@ class Sending:
         if mined := await self._send_or_find(wait=is_first):
             return mined
         head = await self.relayer.node.head()
+        self.relayer.watcher.saw(head)
         if await self.relayer.node.nonce(self.relayer.wallet.address) > self.slot.nonce:
             self._looks += 1
             return head if self._looks >= LOOKS_BEFORE_LOST else None
