@@ -27,7 +27,7 @@ class Shortcut:
             await self._paywall(scope, receive, send)
         except GigError as exc:
             await answer_gig_error(Request(scope), exc)(scope, receive, send)
-        except Exception as exc:
+        except Exception as exc:  # as Starlette does: the answer of a bug, and the bug for the log
             await answer_bug(Request(scope), exc)(scope, receive, send)
             raise
 

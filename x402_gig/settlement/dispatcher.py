@@ -135,7 +135,7 @@ class Dispatcher:
                     continue
             except GigError as exc:
                 log.warning("what waits is not left to others: %s", exc.detail)
-            except Exception:
+            except Exception:  # one payment's bug must not keep those after it from being left
                 log.exception("what waits is not left to others")
             await asyncio.sleep(IDLE_S)
 

@@ -115,7 +115,7 @@ class Funding:
         waiting_since, self._due_since = self._due_since, None
         try:
             obstacle = await self._send_batch(relayer, waiting_since)
-        except BaseException:
+        except BaseException:  # also when cancelled: what was not sent is still due
             self.due()
             raise
         finally:
