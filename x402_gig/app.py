@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ from x402_gig.settlement.turns import LedgerTurns
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.gigs import GigShelf, find_gig, list_gigs
+from x402_gig.store.gigs import GigShelf, find_gig, list_gigs, open_shelf
 from x402_gig.store.payments import PaymentBook
 from x402_gig.store.status import status
 
@@ -371,8 +371,8 @@ def _seller(settings: Settings, intake: str) -> Seller:
 
 
 def _shelves(products: Sequence[Product], wallets: Wallets) -> Shop:
-    def open_book(connection: Connection) -> GigShelf:
-        return GigShelf(connection, wallets.gig_address, wallets.reward_nonce)
+    def open_book(connection: Connection, most: int) -> AbstractContextManager[GigShelf]:
+        return open_shelf(connection, most, wallets.gig_address, wallets.reward_nonce)
 
     return Shop({product.name: product for product in products}, open_book)
 

@@ -1,11 +1,12 @@
 """Log lines: plain text for people, JSON for `serve`; every line of a payment's life carries its id."""
 
+import asyncio
 import logging
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -21,10 +22,26 @@ class PaymentLog(logging.LoggerAdapter[logging.Logger]):
         return f"payment {(self.extra or {})['payment_id']}: {msg}", kwargs
 
 
+class _Together(logging.StreamHandler[Any]):
+    """Lines of one turn of the event loop go out in one write: a batch has some for each of its payments."""
+
+    def flush(self) -> None:
+        try:
+            asyncio.get_running_loop().call_soon(super().flush)
+        except RuntimeError:
+            super().flush()
+
+
 def configure(level: int, *, as_json: bool = False) -> None:
     """Write to stderr. Libraries that log every call are kept down."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(TEXT, rename_fields={"asctime": "at"}) if as_json else logging.Formatter(TEXT))
+    handler: logging.Handler
+    if as_json:
+        sys.stderr.reconfigure(line_buffering=False)  # type: ignore[union-attr]
+        handler = _Together(sys.stderr)
+        handler.setFormatter(OrjsonFormatter(TEXT, rename_fields={"asctime": "at"}))
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter(TEXT))
     logging.basicConfig(level=level, handlers=[handler])
     for chatty in ("httpx", "alembic", "web3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

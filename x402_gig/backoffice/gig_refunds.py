@@ -83,16 +83,9 @@ def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
     direct.give_back(connection, gig, found.units)
     number = funding.next_subject(connection, funding.SURPLUS)
     is_usdc = gig.token.address == office.settings.preset.usdc.lower()
-    return funding.add(
-        connection,
-        funding.SURPLUS,
-        number,
-        to,
-        found.units,
-        office.wallets.surplus_nonce(number),
-        source_gig=gig.gig_id,
-        asset=None if is_usdc else gig.token.address,
-    )
+    asset, nonce = None if is_usdc else gig.token.address, office.wallets.surplus_nonce(number)
+    due = funding.due_row(funding.SURPLUS, number, to, found.units, nonce, source_gig=gig.gig_id, asset=asset)
+    return funding.add(connection, due)
 
 
 def _has_moved(connection: Connection, gig: GigRecord, found: Spare) -> bool:

@@ -52,7 +52,7 @@ class Settling:
         # Commissions and surpluses leave the gigs' own wallets.
         from_gigs = [t for t in transfers if t.nonce and self._intake not in (t.payer, t.payee)]
 
-        def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], list[tuple[int, str]]]:
+        def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], dict[int, list[str]]]:
             also(connection)
             deposits.will_change(connection, transfers)
             moved = funding.awaited(connection, [t.nonce for t in outgoing])
@@ -69,8 +69,8 @@ class Settling:
             self.halt = _halt_reason(stranger)
             log.critical("halted: %s", self.halt)
         self._announce(settled)
-        for payment_id, kind in moved:
-            PaymentLog(log, payment_id).info("its %s has been moved on", kind)
+        for payment_id, kinds in moved.items():
+            PaymentLog(log, payment_id).info("moved on: its %s", " and ".join(kinds))
         if outgoing:
             self.funding_due()  # what a commission waited for may be on chain
         return settled

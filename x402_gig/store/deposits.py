@@ -5,6 +5,7 @@ A reorganisation may take a deposit off the chain: then it has no owner and coun
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,10 +41,10 @@ SEEN_IN_BLOCKS = (deposits, movements, slots, gig_deposits)
 
 @dataclass(frozen=True)
 class Shop:
-    """The products on sale by name, and the book that they write to within a transaction."""
+    """The products on sale by name, and the book for so many of them, written to within a transaction."""
 
     products: Mapping[str, Product]
-    open_book: Callable[[Connection], Any]
+    open_book: Callable[[Connection, int], AbstractContextManager[Any]]
 
 
 _PLACE = ["value", "transaction", "log_index", "block_number", "block_hash", "on_chain"]
@@ -181,7 +182,8 @@ def settle(connection: Connection, shop: Shop, nonces: Iterable[str]) -> dict[in
     owners = [{"deposit_id": row["deposit_id"], "owner": row["id"]} for row in rows]
     if connection.execute(_OWN, owners).rowcount != len(rows):
         raise AssertionError("a deposit has two owners")
-    deliveries = [_deliver(connection, shop, row) for row in rows]
+    with shop.open_book(connection, len(rows)) as book:
+        deliveries = [_deliver(shop, book, row) for row in rows]
     payments.settle(connection, deliveries)
     return {
         row["id"]: Settled(row["id"], row["payer"], done.transaction, json.loads(done.answer or row["answer"]))
@@ -189,12 +191,12 @@ def settle(connection: Connection, shop: Shop, nonces: Iterable[str]) -> dict[in
     }
 
 
-def _deliver(connection: Connection, shop: Shop, row: RowMapping) -> Delivery:
+def _deliver(shop: Shop, book: Any, row: RowMapping) -> Delivery:
     transaction = row["deposit_transaction"]
     if row["answer"] is not None:  # delivered before a reorganisation
         return Delivery(row["id"], transaction)
     purchase = Purchase(row["id"], row["payer"], row["value"], transaction, row["network"], json.loads(row["terms"]))
-    done = shop.products[row["product"]].fulfil(shop.open_book(connection), purchase)
+    done = shop.products[row["product"]].fulfil(book, purchase)
     return Delivery(row["id"], transaction, json.dumps(done.answer), done.commission_units)
 
 

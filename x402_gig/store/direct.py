@@ -114,10 +114,9 @@ def go_live(connection: Connection, gig: GigRecord, fence: int, started: Started
         return False
     record_deposits(connection, gig.gig_id, started.deposits)
     if gig.commission_units:
-        units, asset = gig.commission_units, fee.asset
-        funding.add(
-            connection, funding.FEE, gig.gig_id, fee.payee, units, fee.nonce, source_gig=gig.gig_id, asset=asset
-        )
+        number, units = gig.gig_id, gig.commission_units
+        due = funding.due_row(funding.FEE, number, fee.payee, units, fee.nonce, source_gig=number, asset=fee.asset)
+        funding.add(connection, due)
     return True
 
 

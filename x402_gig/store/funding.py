@@ -141,7 +141,8 @@ _UNCOLLECTED = _UNCOLLECTED.order_by(payments.c.id).limit(bindparam("limit"))
 _INSERT_COMMISSIONS = insert(commissions)
 _COLLECT = update(payments).where(payments.c.id.in_(bindparam("ids", expanding=True)))
 _COLLECT = _COLLECT.values(collected=bindparam("is_collected"))
-_INSERT = insert(movements).returning(movements.c.id)
+_INSERT_ALL = insert(movements)
+_INSERT = _INSERT_ALL.returning(movements.c.id)
 _ENTER_SLOT = insert(slot_movements)
 _NEXT_SUBJECT = select(func.coalesce(func.max(movements.c.subject), 0) + 1).where(movements.c.kind == bindparam("kind"))
 
@@ -154,13 +155,26 @@ def write_commission(connection: Connection, payee: str, nonce_of: Callable[[int
     if not rows:
         return
     number = next_subject(connection, COMMISSION)
-    movement_id = add(connection, COMMISSION, number, payee, sum(row.commission for row in rows), nonce_of(number))
+    value = sum(row.commission for row in rows)
+    movement_id = add(connection, due_row(COMMISSION, number, payee, value, nonce_of(number)))
     connection.execute(_INSERT_COMMISSIONS, [{"payment_id": row.id, "movement_id": movement_id} for row in rows])
     connection.execute(_COLLECT, {"ids": [row.id for row in rows], "is_collected": 1})
 
 
-def add(
-    connection: Connection,
+Row = dict[str, Any]
+
+
+def add(connection: Connection, new: Row) -> int:
+    """Note a movement that is due, made by `due_row`; its id."""
+    return int(connection.execute(_INSERT, new).scalar_one())
+
+
+def add_all(connection: Connection, new: Sequence[Row]) -> None:
+    """Note any number of them."""
+    connection.execute(_INSERT_ALL, new)
+
+
+def due_row(
     kind: str,
     subject: int,
     payee: str,
@@ -169,9 +183,9 @@ def add(
     *,
     source_gig: int | None = None,
     asset: str | None = None,
-) -> int:
-    """Note a movement that is due; its id."""
-    values = {
+) -> Row:
+    """A movement that is due."""
+    return {
         "source_gig": source_gig,
         "asset": asset,
         "kind": kind,
@@ -182,7 +196,6 @@ def add(
         "state": "due",
         "created_at": int(time.time()),
     }
-    return int(connection.execute(_INSERT, values).scalar_one())
 
 
 def enter_slot(connection: Connection, slot_id: int, moves: Sequence[Movement], valid_before: int) -> None:
@@ -218,11 +231,13 @@ _COMPLETE = (
 )
 
 
-def awaited(connection: Connection, nonces: Sequence[str | None]) -> list[tuple[int, str]]:
-    """Of the movements with these nonces those not done yet: the payments that they are part of, and their kind."""
-    if not nonces:
-        return []
-    return [(payment_id, kind) for payment_id, kind in connection.execute(_AWAITED, {"nonces": list(nonces)})]
+def awaited(connection: Connection, nonces: Sequence[str | None]) -> dict[int, list[str]]:
+    """Of the movements with these nonces those not done yet: the payments that they are part of, and their kinds."""
+    kinds: dict[int, list[str]] = {}
+    if nonces:
+        for payment_id, kind in connection.execute(_AWAITED, {"nonces": list(nonces)}):
+            kinds.setdefault(payment_id, []).append(kind)
+    return kinds
 
 
 def complete(connection: Connection, transfers: Iterable[TokenTransfer]) -> list[TokenTransfer]:

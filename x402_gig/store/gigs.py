@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import (
@@ -17,7 +18,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    update,
+    text,
 )
 
 from x402_gig.gigs.listing import GigQuery, Page
@@ -32,19 +33,26 @@ NonceOf = Callable[[int], str]
 
 
 class GigShelf:
-    """Where a gig is put, inside a settling transaction."""
+    """Where gigs are put, inside a settling transaction: see `open_shelf`."""
 
-    def __init__(self, connection: Connection, wallet_of: WalletOf, reward_nonce_of: NonceOf) -> None:
+    def __init__(self, connection: Connection, most: int, wallet_of: WalletOf, reward_nonce_of: NonceOf) -> None:
         self._connection = connection
         self._wallet_of = wallet_of
         self._reward_nonce_of = reward_nonce_of
+        self._ids = iter(_new_ids(connection, most))
+        self._gigs: list[funding.Row] = []
+        self._rewards: list[funding.Row] = []
 
     def add(
         self, purchase: Purchase, *, reward_units: int, commission_units: int, start_at: int, end_at: int
     ) -> tuple[int, str]:
         """Make the gig and note that its reward is due; its id and its wallet's address."""
-        terms = purchase.terms
+        gig_id = next(self._ids)
+        wallet = self._wallet_of(gig_id)
+        usdc = TokenInfo(purchase.terms.get("token_address", ""), USDC_SYMBOL, USDC_DECIMALS)
         values = {
+            "id": gig_id,
+            "wallet": wallet,
             "payment_id": purchase.payment_id,
             "creator": purchase.payer,
             "reward": reward_units,
@@ -52,23 +60,52 @@ class GigShelf:
             "start_at": start_at,
             "end_at": end_at,
         }
-        usdc = TokenInfo(terms.get("token_address", ""), USDC_SYMBOL, USDC_DECIMALS)
-        gig_id, wallet = insert_gig(self._connection, self._wallet_of, terms, usdc, values)
-        nonce = self._reward_nonce_of(gig_id)
-        funding.add(self._connection, funding.REWARD, gig_id, wallet, reward_units, nonce)
+        self._gigs.append(_row(purchase.terms, usdc, values))
+        self._rewards.append(
+            funding.due_row(funding.REWARD, gig_id, wallet, reward_units, self._reward_nonce_of(gig_id))
+        )
         return gig_id, wallet
 
+    def write(self) -> None:
+        if self._gigs:
+            self._connection.execute(_INSERT, self._gigs)
+            funding.add_all(self._connection, self._rewards)
 
-_INSERT = insert(gigs).returning(gigs.c.id)
-_GIVE_WALLET = update(gigs).where(gigs.c.id == bindparam("gig_id")).values(wallet=bindparam("its_wallet"))
+
+@contextmanager
+def open_shelf(connection: Connection, most: int, wallet_of: WalletOf, reward_nonce_of: NonceOf) -> Iterator[GigShelf]:
+    """For so many gigs at most. What is put on it is written at the end, together."""
+    shelf = GigShelf(connection, most, wallet_of, reward_nonce_of)
+    yield shelf
+    shelf.write()
+
+
+_INSERT = insert(gigs)
+# Read once for a batch on SQLite, where the rows themselves move it on.
+_SEQUENCE = text("select seq from sqlite_sequence where name = 'gigs'")
+_TAKE_IDS = text("select nextval(pg_get_serial_sequence('gigs', 'id')) from generate_series(1, :number)")
+
+
+def _new_ids(connection: Connection, number: int) -> Sequence[int]:
+    """Of the next gigs: never given out before, for wallets and nonces follow from them."""
+    if connection.dialect.name == "postgresql":
+        return connection.execute(_TAKE_IDS, {"number": number}).scalars().all()
+    first = (connection.execute(_SEQUENCE).scalar() or 0) + 1
+    return range(first, first + number)
 
 
 def insert_gig(
     connection: Connection, wallet_of: WalletOf, terms: Mapping[str, Any], token: TokenInfo, values: Mapping[str, Any]
 ) -> tuple[int, str]:
-    """The new gig's id and its wallet, which follows from the id."""
-    described = {
-        "wallet": "",
+    """The new gig's id and its wallet."""
+    [gig_id] = _new_ids(connection, 1)
+    wallet = wallet_of(gig_id)
+    connection.execute(_INSERT, _row(terms, token, {**values, "id": gig_id, "wallet": wallet}))
+    return gig_id, wallet
+
+
+def _row(terms: Mapping[str, Any], token: TokenInfo, values: Mapping[str, Any]) -> funding.Row:
+    return {
         "terms": json.dumps(terms),
         "gig_type": terms.get("gig_type", ""),
         "platform": terms.get("platform", ""),
@@ -76,11 +113,8 @@ def insert_gig(
         "symbol": token.symbol,
         "decimals": token.decimals,
         "created_at": int(time.time()),
+        **values,
     }
-    gig_id = connection.execute(_INSERT, {**described, **values}).scalar_one()
-    wallet = wallet_of(gig_id)
-    connection.execute(_GIVE_WALLET, {"gig_id": gig_id, "its_wallet": wallet})
-    return gig_id, wallet
 
 
 def find_gig(connection: Connection, gig_id: int, key_id: int | None = None) -> GigRecord | None:

@@ -63,7 +63,7 @@ def write_refund(connection: Connection, deposit: Deposit, payee: str, nonce_of:
     if find_unclaimed(connection, deposit.id) is None:
         return False
     nonce = nonce_of(*deposit.source)
-    refund_id = funding.add(connection, funding.REFUND, deposit.id, payee, deposit.value, nonce)
+    refund_id = funding.add(connection, funding.due_row(funding.REFUND, deposit.id, payee, deposit.value, nonce))
     owned = update(deposits).where(deposits.c.id == deposit.id, *is_free())
     if connection.execute(owned.values(refund_id=refund_id)).rowcount != 1:
         raise AssertionError(f"deposit {deposit.id} has two owners")

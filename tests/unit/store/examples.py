@@ -12,7 +12,7 @@ from x402_gig.payments.order import Fulfilled, Order, Purchase
 from x402_gig.payments.payment import PaymentKey
 from x402_gig.store import payments
 from x402_gig.store.deposits import Shop
-from x402_gig.store.gigs import GigShelf
+from x402_gig.store.gigs import GigShelf, open_shelf
 from x402_gig.store.payments import Reservation
 from x402_gig.store.slots import End
 
@@ -90,4 +90,4 @@ def commission_nonce(row: int) -> str:
     return word(0xC000 + row)
 
 
-SHOP = Shop({"thing": Thing()}, lambda connection: GigShelf(connection, wallet_of, reward_nonce))
+SHOP = Shop({"thing": Thing()}, lambda connection, most: open_shelf(connection, most, wallet_of, reward_nonce))
