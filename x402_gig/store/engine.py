@@ -7,11 +7,15 @@ PostgreSQL whoever writes takes a lock first, whichever process or machine he is
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -65,6 +69,8 @@ class Ledger:
             raise CannotStart([f"X402_GIG_DATABASE_URL: {_why(url, exc, is_guest)}"]) from None
         self._writer = ThreadPoolExecutor(1, "ledger-write")
         self._readers = ThreadPoolExecutor(2, "ledger-read")
+        self._asked: list[_Asked] = []
+        self._asking = threading.Lock()
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction; it is on disk when this returns.
@@ -72,28 +78,46 @@ class Ledger:
         Raises Unavailable, and then nothing changed; when PostgreSQL went away in the middle of the commit, perhaps it
         did: whatever is written may be found written already.
         """
-        return await self._run(self._writer, self._engine.begin, work)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on a consistent view. Raises Unavailable."""
-        return await self._run(self._readers, self._reading.begin, work)
-
-    async def _run(self, threads: ThreadPoolExecutor, open_: Callable[[], Any], work: Callable[[Connection], T]) -> T:
         def run() -> T:
-            with open_() as connection:
+            with self._engine.begin() as connection:
                 return work(connection)
 
-        try:
-            running = asyncio.get_running_loop().run_in_executor(threads, run)
-        except RuntimeError:
-            raise Unavailable("The ledger is closed") from None
-        try:
+        with _as_unavailable():
             # Shielded: a transaction that has begun is not torn by a client that hangs up.
-            return await asyncio.shield(running)
-        except (SQLAlchemyError, OverflowError) as exc:  # OverflowError: an amount of more than 63 bits
-            if isinstance(exc, InvalidRequestError):
-                log.exception("a query is wrong")  # a mistake of ours; its text has no values in it
-            raise Unavailable(f"The ledger cannot be used right now ({type(exc).__name__})") from exc
+            return await asyncio.shield(asyncio.wrap_future(_submit(self._writer, run)))
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` on a consistent view. Raises Unavailable.
+
+        What is asked while the threads are at work shares the next transaction.
+        """
+        asked = _Asked(work, asyncio.get_running_loop().create_future())
+        with self._asking:
+            if not self._asked:
+                _submit(self._readers, self._read_all)
+            self._asked.append(asked)
+        with _as_unavailable():
+            result: T = await asked.answer
+            return result
+
+    def _read_all(self) -> None:
+        with self._asking:
+            asked, self._asked = self._asked, []
+        self._read(asked)
+
+    def _read(self, asked: Sequence["_Asked"]) -> None:
+        try:
+            with self._reading.begin() as connection:
+                results = [one.work(connection) for one in asked]
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to the one who asked
+            if len(asked) == 1:
+                _tell(asked, [exc])
+                return
+            for one in asked:
+                self._read([one])
+        else:
+            _tell(asked, results)
 
     @property
     def engine(self) -> Engine:
@@ -111,6 +135,46 @@ class Ledger:
         self._reading.dispose()
         if self._lock is not None:
             self._lock.close()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    work: Callable[[Connection], Any]
+    answer: "asyncio.Future[Any]"
+
+    def tell(self, result: Any) -> None:
+        if self.answer.done():  # whoever asked has gone
+            return
+        if isinstance(result, Exception):
+            self.answer.set_exception(result)
+        else:
+            self.answer.set_result(result)
+
+
+def _tell(asked: Sequence[_Asked], results: Sequence[Any]) -> None:
+    def tell() -> None:
+        for one, result in zip(asked, results, strict=True):
+            one.tell(result)
+
+    with contextlib.suppress(RuntimeError):  # the event loop has ended
+        asked[0].answer.get_loop().call_soon_threadsafe(tell)
+
+
+def _submit(threads: ThreadPoolExecutor, work: Callable[[], T]) -> "Future[T]":
+    try:
+        return threads.submit(work)
+    except RuntimeError:
+        raise Unavailable("The ledger is closed") from None
+
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, OverflowError) as exc:  # OverflowError: an amount of more than 63 bits
+        if isinstance(exc, InvalidRequestError):
+            log.exception("a query is wrong")  # a mistake of ours; its text has no values in it
+        raise Unavailable(f"The ledger cannot be used right now ({type(exc).__name__})") from exc
 
 
 def _why(url: str, exc: Exception, is_guest: bool) -> str:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     text,
     union_all,
@@ -218,7 +219,8 @@ _COMPLETE = (
     .where(
         movements.c.nonce == bindparam("its_nonce"),
         movements.c.value == bindparam("its_value"),
-        movements.c.state.in_([*states.before("movement", "done"), "done"]),
+        # Not IN, which cannot be run for many rows at once.
+        or_(*(movements.c.state == state for state in (*states.before("movement", "done"), "done"))),
         exists(literal(1)).where(slot_movements.c.movement_id == movements.c.id),
     )
     .values(
@@ -242,11 +244,15 @@ def awaited(connection: Connection, nonces: Sequence[str | None]) -> dict[int, l
 
 def complete(connection: Connection, transfers: Iterable[TokenTransfer]) -> list[TokenTransfer]:
     """Note the movements that these outgoing transfers carried out; returns the transfers that we never signed."""
-    return [transfer for transfer in transfers if not _complete(connection, transfer)]
+    wanted = [(transfer, _completion(transfer)) for transfer in transfers]
+    if not wanted or connection.execute(_COMPLETE, [values for _, values in wanted]).rowcount == len(wanted):
+        return []
+    # One by one, which changes nothing for those that are done.
+    return [transfer for transfer, values in wanted if connection.execute(_COMPLETE, values).rowcount != 1]
 
 
-def _complete(connection: Connection, transfer: TokenTransfer) -> bool:
-    values = {
+def _completion(transfer: TokenTransfer) -> dict[str, Any]:
+    return {
         "its_nonce": transfer.nonce,
         "its_value": transfer.value,
         "its_transaction": transfer.transaction,
@@ -254,7 +260,6 @@ def _complete(connection: Connection, transfer: TokenTransfer) -> bool:
         "its_block_hash": transfer.block_hash,
         "now": int(time.time()),
     }
-    return connection.execute(_COMPLETE, values).rowcount == 1
 
 
 def complete_slot(connection: Connection, slot_id: int, end: End) -> None:

@@ -133,19 +133,19 @@ def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payme
     """Write the payments down; ids of those that are ours to send now.
 
     New ones, and open ones that are in no transaction under way and were not broadcast three times already, or are
-    to be sent again all the same. Rows are inserted in the order of their keys: two processes with the same payments
-    must not deadlock.
+    to be sent again all the same.
     """
-    ordered = sorted(wanted, key=lambda r: r.key)
-    ids = write_down(connection, ordered) | _sendable_again(connection, ordered)
-    connection.execute(_COUNT_BROADCAST, {"ids": list(ids.values())})
-    return ids
+    new = write_down(connection, wanted, broadcasts=1)
+    again = _sendable_again(connection, [r for r in wanted if r.key not in new])
+    if again:
+        connection.execute(_COUNT_BROADCAST, {"ids": list(again.values())})
+    return new | again
 
 
 def leave(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
     """Write the payments down for whoever can send them; the ids of those that nobody sends yet."""
-    ordered = sorted(wanted, key=lambda r: r.key)
-    ids = write_down(connection, ordered) | _sendable_again(connection, ordered)
+    new = write_down(connection, wanted)
+    ids = new | _sendable_again(connection, [r for r in wanted if r.key not in new])
     connection.execute(update(payments).where(payments.c.id.in_(ids.values())).values(resend=1))
     journal.note(connection, ids.values(), "open", "left to a server with a relayer")
     return ids
@@ -157,16 +157,19 @@ _ALIASES_AMONG = select(*_ALIAS_COLUMNS).where(tuple_(*_ALIAS_COLUMNS).in_(bindp
 _INSERT = InsertIgnore(payments, *_KEY_COLUMNS, payments.c.id)
 
 
-def write_down(connection: Connection, ordered: Sequence[Reservation]) -> dict[PaymentKey, int]:
+def write_down(connection: Connection, wanted: Sequence[Reservation], broadcasts: int = 0) -> dict[PaymentKey, int]:
     """Insert the payments that are not in the ledger yet, nor other names of one that is; their ids.
+
+    In the order of their keys: two processes with the same payments must not deadlock.
 
     One whose buyer has an abandoned payment for the same terms becomes a name of that one here at the latest: a
     mark that was set while it was on its way to this transaction is seen.
     """
     now = int(time.time())
+    ordered = sorted(wanted, key=lambda r: r.key)
     inherited = {_key(row) for row in connection.execute(_ALIASES_AMONG, {"keys": [r.key for r in ordered]}).mappings()}
     inherited |= _inherit(connection, ordered, now)
-    new = [_new_row(r, now) for r in ordered if r.key not in inherited]
+    new = [_new_row(r, now, broadcasts) for r in ordered if r.key not in inherited]
     if not new:
         return {}
     ids = _ids_by_key(_INSERT(connection, new))
@@ -194,7 +197,7 @@ def _inherit(connection: Connection, wanted: Sequence[Reservation], now: int) ->
     }
 
 
-def _new_row(wanted: Reservation, now: int) -> dict[str, Any]:
+def _new_row(wanted: Reservation, now: int, broadcasts: int) -> dict[str, Any]:
     authorization, order = wanted.payment.authorization, wanted.order
     return {
         **wanted.key._asdict(),
@@ -207,6 +210,7 @@ def _new_row(wanted: Reservation, now: int) -> dict[str, Any]:
         "terms": json.dumps(order.terms),
         "fingerprint": order.fingerprint,
         "state": "open",
+        "broadcasts": broadcasts,
         "abandoned": int(wanted.abandoned),
         "created_at": now,
     }
@@ -227,6 +231,8 @@ _SENDABLE_AGAIN = select(*_KEY_COLUMNS, payments.c.id).where(
 
 
 def _sendable_again(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
+    if not wanted:
+        return {}
     orders = [(*r.key, r.order.fingerprint) for r in wanted]
     return _ids_by_key(connection.execute(_SENDABLE_AGAIN, {"orders": orders}))
 
@@ -415,9 +421,8 @@ def _settled_last(connection: Connection, seconds: int) -> Select[tuple[int]]:
     )
 
 
-_IS_PAID = select(literal(1)).where(
-    *(deposits.c[name] == bindparam(name) for name in ("asset", "payer", "nonce")), deposits.c.on_chain == 1
-)
+_ITS_DEPOSIT = [deposits.c[name] == bindparam(name) for name in ("asset", "payer", "nonce")]
+_IS_PAID = select(literal(1)).where(*_ITS_DEPOSIT, deposits.c.on_chain == 1)
 _ABANDONED = (
     select(payments.c.id)
     .where(
@@ -426,6 +431,8 @@ _ABANDONED = (
         payments.c.abandoned == 1,
         payments.c.state != "rejected",
         payments.c.valid_before > bindparam("now"),
+        # What is paid needs nobody else's money.
+        ~exists(_IS_PAID),
     )
     .order_by(payments.c.id)
 )
@@ -437,9 +444,7 @@ def is_paid(connection: Connection, key: PaymentKey) -> bool:
 
 
 def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
-    if is_paid(connection, key):  # what is paid needs nobody else's money
-        return None
-    values = {"payer": key.payer, "fingerprint": fingerprint, "now": now_s}
+    values = {**key._asdict(), "fingerprint": fingerprint, "now": now_s}
     return connection.execute(_ABANDONED, values).scalars().first()
 
 

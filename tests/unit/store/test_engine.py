@@ -1,7 +1,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Connection, Table, create_engine, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from tests.harness import until
 from tests.servers import Postgres
 from tests.unit.store.conftest import DATABASES, on_postgresql, on_sqlite
 from tests.unit.store.examples import address, reserved
@@ -290,6 +291,67 @@ def test_what_was_asked_to_be_written_is_written_though_the_asker_leaves(ledger:
         return await ledger.write(count)
 
     assert asyncio.run(hang_up()) == 2
+
+
+def _asks(ledger: Ledger, *works: Callable[[Connection], Any]) -> list[Any]:
+    """What comes of these when all readers are busy until the last of them was asked."""
+    busy, may_end = threading.Barrier(3), threading.Event()
+
+    def slow(_: Connection) -> None:
+        busy.wait(5)
+        may_end.wait(5)
+
+    async def ask() -> list[Any]:
+        occupied = []
+        for _ in range(2):
+            occupied.append(asyncio.ensure_future(ledger.read(slow)))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(until, lambda: not ledger._asked)
+        await asyncio.to_thread(busy.wait, 5)
+        asked = [asyncio.ensure_future(ledger.read(work)) for work in works]
+        await asyncio.sleep(0)
+        may_end.set()
+        return (await asyncio.gather(*asked, *occupied, return_exceptions=True))[: len(works)]
+
+    return asyncio.run(ask())
+
+
+def test_questions_that_come_together_share_a_transaction(ledger: Ledger) -> None:
+    connections = _asks(ledger, *[lambda db: db] * 3)
+    assert connections[0] is connections[1] is connections[2]
+
+
+def test_a_question_that_cannot_be_answered_does_not_touch_the_others(ledger: Ledger) -> None:
+    def wrong(db: Connection) -> int:
+        return int(db.execute(text("select x from nowhere")).scalar_one())
+
+    def mistaken(_: Connection) -> int:
+        raise ZeroDivisionError
+
+    first, second, third, fourth = _asks(ledger, count, wrong, count, mistaken)
+    assert (first, third) == (0, 0)
+    assert isinstance(second, Unavailable)
+    assert isinstance(fourth, ZeroDivisionError)
+
+
+def test_whoever_asks_and_leaves_keeps_nobody_from_an_answer(ledger: Ledger) -> None:
+    async def leave() -> int:
+        asked = asyncio.ensure_future(ledger.read(count))
+        other = asyncio.ensure_future(ledger.read(count))
+        await asyncio.sleep(0)
+        asked.cancel()
+        return await other
+
+    assert asyncio.run(leave()) == 0
+
+
+def test_nothing_is_asked_of_a_closed_ledger(ledger: Ledger) -> None:
+    ledger.close()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="closed"):
+            asyncio.run(ledger.read(count))
+    with pytest.raises(Unavailable, match="closed"):
+        asyncio.run(ledger.write(count))
 
 
 # Conflicts

@@ -127,6 +127,18 @@ def test_what_this_ledger_did_not_write_down_is_reported(db: Connection, change:
     assert funding.due(db, "reward", 10) == [first]
 
 
+def test_strangers_are_found_among_our_own(db: Connection) -> None:
+    sell(db, 1, 2, 3)
+    rewards = funding.due(db, "reward", 10)
+    sign(db, *rewards)
+    first, second, third = (moved(reward) for reward in rewards)
+    stranger = moved(rewards[1], value=REWARD + 1)
+    assert funding.complete(db, [first, stranger, third]) == [stranger]
+    assert funding.due(db, "reward", 10) == [rewards[1]]
+    assert funding.complete(db, [second, first, third]) == []
+    assert funding.due(db, "reward", 10) == []
+
+
 def test_what_was_written_down_but_never_signed_here_was_signed_elsewhere(db: Connection) -> None:
     """Two operators with one seed have the same gigs, and with them the same nonces."""
     sell(db, 1)
