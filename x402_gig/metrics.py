@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 __all__ = ["CONTENT_TYPE_LATEST", "Metrics"]
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
-SIZES = (1, 2, 5, 10, 20, 50, 100, 145)
+SIZES = (1, 2, 5, 10, 20, 50, 100, 180)
 GAS = (30_000, 40_000, 50_000, 60_000, 80_000, 100_000, 150_000, 250_000, 500_000)
 
 

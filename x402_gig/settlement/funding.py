@@ -34,7 +34,7 @@ BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
 # Of a batch besides its calls, and of each call besides its own limit.
 BATCH_GAS = 100_000
-CALLDATA_GAS = 6_000
+CALLDATA_GAS = 8_500
 LATER = (REFUND, FEE, SURPLUS)
 
 
