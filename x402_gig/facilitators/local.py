@@ -46,11 +46,13 @@ log = logging.getLogger(__name__)
 Identity = tuple[PaymentKey, bytes, str]
 
 MAX_TURNS = 5
-# From here on a batch takes long, and is large.
+# From here on a block takes long, and a batch is large.
 LONG_S = 0.5
 MANY = 10
-# Shares of the time that a batch takes.
-NO_MORE_COME = 0.1
+# A transaction that took longer was stuck.
+BLOCK_S = 2
+# Shares of the time that a block takes.
+NO_MORE_COME = 0.15
 GATHERING = 0.4
 BATCH_GAS = 60_000  # of a batch besides its calls
 
@@ -103,7 +105,6 @@ class LocalFacilitator:
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self._tasks: set[asyncio.Task[None]] = set()
         self._largest = batcher.MAX_BATCH
-        self._batch_s = 0.0
         self._batch_size = 0
         self.wake: Callable[[], None] = lambda: None
 
@@ -188,12 +189,12 @@ class LocalFacilitator:
     def gathers(self) -> bool:
         """Where a block takes long and many pay, they share transactions: a relayer has room for one in a block."""
         queues = [queue for queue in self._queues.values() if queue]
-        waiting = max(map(len, queues))
-        if self._batch_s < LONG_S or max(waiting, self._batch_size) < MANY or waiting >= self._largest:
+        waiting, block_s = max(map(len, queues)), min(self._watcher.inclusion_s, BLOCK_S)
+        if block_s < LONG_S or max(waiting, self._batch_size) < MANY or waiting >= self._largest:
             return False
         now = time.monotonic()
         oldest, newest = min(q[0].queued_at for q in queues), max(q[-1].queued_at for q in queues)
-        until = min(newest + self._batch_s * NO_MORE_COME, oldest + self._batch_s * GATHERING)
+        until = min(newest + block_s * NO_MORE_COME, oldest + block_s * GATHERING)
         if now >= until:
             return False
         asyncio.get_running_loop().call_later(until - now, self.wake)
@@ -311,9 +312,8 @@ class LocalFacilitator:
             self._expect(item, sent.get(item.key))
         if slot is None:
             return
-        began = time.monotonic()
+        self._batch_size = len(sent)
         receipt = await relayer.finish(slot)
-        self._batch_s, self._batch_size = time.monotonic() - began, len(sent)
         ours = [item for item in items if item.key in sent]
         if receipt is not None and receipt.success:
             self._largest = batcher.MAX_BATCH

@@ -164,7 +164,9 @@ class Relayer:
 
         None when what the slot carried was not sent: a foreign transaction or an empty one of ours took the nonce.
         """
+        began = time.monotonic()
         mined = await self._until_mined(slot)
+        self.watcher.inclusion_s = time.monotonic() - began
         if isinstance(mined, Block):
             log.warning("slot %d/%d: another transaction took the nonce", slot.slot_id, slot.nonce)
             await self.write_as_holder(lambda c: slots.close(c, slot, "lost", End(mined.number, mined.hash)))

@@ -57,6 +57,8 @@ class Watcher:
         self._woken = asyncio.Event()
         self._head: Block | None = None
         self.seen_at = 0.0
+        # How long the last transaction of ours took to get into a block.
+        self.inclusion_s = 0.0
         self.problem = ""
 
     async def newest(self) -> Block:
