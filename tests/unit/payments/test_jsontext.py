@@ -1,5 +1,6 @@
 import json
 import sys
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +20,29 @@ WITHOUT_FLOATS = st.recursive(
 @given(WITHOUT_FLOATS)
 def test_what_json_writes_is_read(value: Any) -> None:
     assert loads(json.dumps(value).encode()) == value
+
+
+NUMBERS = ["1", "-0", "0.10", "1e2", "01", "+1", "18446744073709551615", "18446744073709551616", "-9223372036854775809"]
+TEXTS = ['""', '"a"', "'a'", r'"\ud800"', r'"\ud83d\ude00"', r'"\u0000"', r'"\x"']
+OTHERS = ["true", "null", "NaN", "[1.5]", "[[]]", '{"a": 1.5}']
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(NUMBERS + TEXTS + OTHERS)), max_size=4))
+def test_objects_are_read_as_python_reads_them(fields: list[tuple[str, str]]) -> None:
+    """In Python's order, with its integers, and the last of several of one name."""
+    text = "{" + ", ".join(f'"{name}": {word}' for name, word in fields) + "}"
+
+    def read(parse: Callable[[], Any]) -> str:
+        try:
+            return repr(parse())
+        except ValueError:
+            return "refused"
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    expected = read(lambda: json.loads(text, parse_float=Decimal, parse_constant=refuse))
+    assert read(lambda: loads(text.encode())) == expected
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False))
