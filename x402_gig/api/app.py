@@ -187,8 +187,7 @@ class Api:
         app = Starlette(routes=[create, *routes], middleware=[limits], exception_handlers=HANDLERS)
         # A redirect would name the host of the request, not the public one, and lose the payment on the way.
         app.router.redirect_slashes = False
-        paywall_alone = Limits(create.app, keys=self.keys, limiter=self.limiter)
-        return with_cors(Shortcut(app, path=CREATE, paywall=paywall_alone))
+        return with_cors(Shortcut(app, path=CREATE, paywall=create.app, limiter=self.limiter))
 
 
 def _gig_id(body: Mapping[str, Any]) -> int:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message
 
 from tests.harness import CREATE, gig_terms
+from x402_gig.api.counting import Limiter
 from x402_gig.api.shortcut import Shortcut
 from x402_gig.app import Server, build
+from x402_gig.errors import TooManyRequests
 from x402_gig.gigs.shop import GigShop
 from x402_gig.payments.gate import MAX_BODY_BYTES
 from x402_gig.settings import Settings
@@ -45,9 +47,9 @@ def shortcut(server: Server) -> Shortcut:
     return app.app
 
 
-def answer(app: ASGIApp, body: bytes, *, method: str = "POST", path: str = CREATE, headers: Any = ()) -> list[Any]:
+def answer(app: ASGIApp, body: bytes, **request: Any) -> list[Any]:
     """The messages that were sent, and what was raised beside."""
-    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": list(headers)}
+    scope = {"type": "http", "method": "POST", "path": CREATE, "query_string": b"", "headers": []} | request
     sent: list[Any] = []
 
     async def receive() -> Message:
@@ -102,12 +104,23 @@ def test_whatever_is_wrong_both_say_so(shortcut: Shortcut, changes: dict[str, An
         ({"path": CREATE + "/"}, 404),
         ({"headers": [(b"payment-signature", b"garbage!")]}, 400),
         ({"headers": [(b"x-payment", b"garbage!")]}, 400),
+        ({"headers": [(b"x-api-key", b"one"), (b"x-api-key", b"another")]}, 402),
     ],
 )
 def test_everything_else_goes_the_long_way(shortcut: Shortcut, request_: dict[str, Any], status: int) -> None:
     sent = answer(shortcut, b"{}", **request_)
     assert sent[0]["status"] == status
     assert sent == answer(shortcut.app, b"{}", **request_)
+
+
+def test_who_asks_too_often_hears_so_on_both_ways(shortcut: Shortcut, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: Limiter, key_id: int | None, address: str) -> None:
+        raise TooManyRequests(7) if (key_id, address) == (None, "203.0.113.7") else AssertionError(address)
+
+    monkeypatch.setattr(Limiter, "count", refuse)
+    sent = answer(shortcut, b"{}", client=("203.0.113.7", 1234))
+    assert sent[0]["status"] == 429
+    assert sent == answer(shortcut.app, b"{}", client=("203.0.113.7", 1234))
 
 
 def test_a_bug_is_answered_and_then_raised_for_the_log(shortcut: Shortcut, monkeypatch: pytest.MonkeyPatch) -> None:
