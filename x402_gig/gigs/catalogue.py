@@ -123,15 +123,15 @@ def normal_url(text: str, kinds: tuple[UrlKind, ...], platform: Platform | None)
         kinds = ANY_URL  # there is nothing of the platform's own to compare with
     for owner, pattern in SOCIAL_URLS.items():
         match = pattern.fullmatch(text)
-        if match and _kind(match) in kinds and (owner is platform or UrlKind.OTHER in kinds):
-            return f"https://{match['host'].lower()}/{match['user']}{(match['post'] or '').lower()}"
+        if not match:
+            continue
+        host, user, post = match.groups()
+        kind = UrlKind.POST if post else UrlKind.ACCOUNT
+        if kind in kinds and (owner is platform or UrlKind.OTHER in kinds):
+            return f"https://{host.lower()}/{user}{(post or '').lower()}"
     if UrlKind.OTHER in kinds and _OTHER_URL.fullmatch(text):
         return _normal_other_url(HttpUrl(text))
     raise ValueError("not the kind of URL that was asked for")
-
-
-def _kind(match: re.Match[str]) -> UrlKind:
-    return UrlKind.POST if match["post"] else UrlKind.ACCOUNT
 
 
 def _normal_other_url(url: HttpUrl) -> str:

@@ -128,7 +128,7 @@ def read_terms(body: Mapping[str, object], limits: Rules, now: datetime) -> Draf
     """
     check_chain(body.get("chain"), limits.chain)
     request, problems = read_request(body, Reading(limits, now))
-    return Draft(request, tuple(dict.fromkeys(problems)))
+    return Draft(request, tuple(dict.fromkeys(problems)) if problems else ())
 
 
 def _terms(request: Mapping[str, Any]) -> Terms:

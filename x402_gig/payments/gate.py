@@ -51,7 +51,8 @@ class PaymentGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body_in_time(receive)
-        payment = wire.read_payment(_payment_headers(scope))
+        headers = _payment_headers(scope)
+        payment = wire.read_payment(headers) if headers else None
         asked = parse_object(body)
         order = self._product.order(asked)
         if payment is None:
