@@ -59,7 +59,7 @@ class Rules(Protocol):
     def amount_problem(self, units: int) -> str | None: ...
 
 
-@dataclass
+@dataclass(slots=True)
 class Reading:
     """What a body is read against, and the problems of fields that could be read all the same."""
 
@@ -103,26 +103,27 @@ def read_request(body: Mapping[str, object], reading: Reading) -> tuple[dict[str
     validators, defaults = _fields(reading.rules.request)
     gig_type = body.get("gig_type")
     absent = defaults.get(gig_type, {}) if isinstance(gig_type, str) else {}
-    info, errors = _Info(reading), {}
+    data: dict[str, Any] = {}
+    info, errors = _Info(reading, data), {}
     for name, validate in validators.items():
         value = body.get(name)
-        if value is None or value == "":
+        if not value and (value is None or value == ""):
             if name in absent:
-                info.data[name] = absent[name]
+                data[name] = absent[name]
                 continue
             value = None
         info.field_name = name
         try:
-            info.data[name] = validate(value, info)
+            data[name] = validate(value, info)
         except ValueError as exc:
             errors[name] = _problem(name, exc)
-    unknown = [name for name, value in body.items() if name not in validators and value is not None and value != ""]
+    if not errors and not reading.noted and body.keys() <= validators.keys():
+        return data, []
     problems = reading.noted | errors
-    if not problems and not unknown:
-        return info.data, []
+    unknown = [name for name, value in body.items() if name not in validators and value is not None and value != ""]
     is_broken = errors or unknown or reading.is_broken
     said = [problems[name] for name in validators if name in problems] + [_unknown(name) for name in unknown]
-    return None if is_broken else info.data, said
+    return None if is_broken else data, said
 
 
 @cache
