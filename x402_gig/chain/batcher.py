@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from eth_utils.crypto import keccak
-
 from x402_gig.chain import abi
+from x402_gig.chain.keccak import keccak
 
 # The deterministic deployment proxy: calldata is salt ‖ creation code, the address follows from both.
 CREATE2_DEPLOYER = "0x4e59b44847b379578588920ca78fbf26c0b4956c"
@@ -24,10 +23,10 @@ CONTRACT_CALL_GAS = 500_000
 # to 66,000; a payer with code may use all that it is given.
 READY = {PLAIN_CALL_GAS: 80_000, CONTRACT_CALL_GAS: CONTRACT_CALL_GAS}
 
-_EXECUTE = keccak(text="execute(address,uint256,bytes[])")[:4]
-_EXECUTE_ON = keccak(text="executeOn(uint256,bytes32,address,uint256,bytes[])")[:4]
-_SIMULATE = keccak(text="simulate((address,uint256,bytes)[])")[:4]
-_CODE_SIZE = keccak(text="codeSize(address)")[:4]
+_EXECUTE = keccak(b"execute(address,uint256,bytes[])")[:4]
+_EXECUTE_ON = keccak(b"executeOn(uint256,bytes32,address,uint256,bytes[])")[:4]
+_SIMULATE = keccak(b"simulate((address,uint256,bytes)[])")[:4]
+_CODE_SIZE = keccak(b"codeSize(address)")[:4]
 
 
 @dataclass(frozen=True, slots=True)

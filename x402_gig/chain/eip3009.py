@@ -6,31 +6,31 @@ from functools import cached_property
 from typing import Any
 
 from coincurve import PrivateKey, PublicKey
-from eth_utils.crypto import keccak
 
 from x402_gig.chain import abi
+from x402_gig.chain.keccak import keccak
 from x402_gig.payments.payment import Authorization
 
-TRANSFER_TOPIC = "0x" + keccak(text="Transfer(address,address,uint256)").hex()
-AUTHORIZATION_USED_TOPIC = "0x" + keccak(text="AuthorizationUsed(address,bytes32)").hex()
+TRANSFER_TOPIC = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
+AUTHORIZATION_USED_TOPIC = "0x" + keccak(b"AuthorizationUsed(address,bytes32)").hex()
 # As a filter: both halves of every pair.
 MOVED_TOPICS = [AUTHORIZATION_USED_TOPIC, TRANSFER_TOPIC]
 
-_DOMAIN_TYPEHASH = keccak(text="EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+_DOMAIN_TYPEHASH = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 _TRANSFER_TYPEHASH = keccak(
-    text="TransferWithAuthorization(address from,address to,uint256 value,"
-    "uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+    b"TransferWithAuthorization(address from,address to,uint256 value,"
+    b"uint256 validAfter,uint256 validBefore,bytes32 nonce)"
 )
 _TRANSFER_VRS = keccak(
-    text="transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
+    b"transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)"
 )[:4]
-_TRANSFER_BYTES = keccak(text="transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")[:4]
-_AUTHORIZATION_STATE = keccak(text="authorizationState(address,bytes32)")[:4]
-_BALANCE_OF = keccak(text="balanceOf(address)")[:4]
-_IS_BLACKLISTED = keccak(text="isBlacklisted(address)")[:4]
-PAUSED_CALL = keccak(text="paused()")[:4]
-_IS_VALID_SIGNATURE = keccak(text="isValidSignature(bytes32,bytes)")[:4]
-DOMAIN_SEPARATOR = "0x" + keccak(text="DOMAIN_SEPARATOR()")[:4].hex()
+_TRANSFER_BYTES = keccak(b"transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,bytes)")[:4]
+_AUTHORIZATION_STATE = keccak(b"authorizationState(address,bytes32)")[:4]
+_BALANCE_OF = keccak(b"balanceOf(address)")[:4]
+_IS_BLACKLISTED = keccak(b"isBlacklisted(address)")[:4]
+PAUSED_CALL = keccak(b"paused()")[:4]
+_IS_VALID_SIGNATURE = keccak(b"isValidSignature(bytes32,bytes)")[:4]
+DOMAIN_SEPARATOR = "0x" + keccak(b"DOMAIN_SEPARATOR()")[:4].hex()
 _ERC1271_MAGIC = _IS_VALID_SIGNATURE.ljust(32, b"\0")
 
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
@@ -49,8 +49,8 @@ class Token:
     def domain_separator(self) -> bytes:
         return keccak(
             _DOMAIN_TYPEHASH
-            + keccak(text=self.name)
-            + keccak(text=self.version)
+            + keccak(self.name.encode())
+            + keccak(self.version.encode())
             + abi.word(self.chain_id)
             + abi.account(self.address)
         )

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eth_utils.crypto import keccak
-
 from x402_gig.chain import abi
 from x402_gig.chain.batcher import Call, Result, code_size_call
 from x402_gig.chain.eip3009 import balance_of_call
+from x402_gig.chain.keccak import keccak
 from x402_gig.gigs.records import TokenInfo
 
 # A proxy in front of a cold token that computes its balances.
@@ -16,9 +15,9 @@ ASKED_GAS = 200_000
 MAX_DECIMALS = 36
 MAX_SYMBOL_CHARS = 32
 
-_SYMBOL = keccak(text="symbol()")[:4]
-_DECIMALS = keccak(text="decimals()")[:4]
-_TRANSFER = keccak(text="transfer(address,uint256)")[:4]
+_SYMBOL = keccak(b"symbol()")[:4]
+_DECIMALS = keccak(b"decimals()")[:4]
+_TRANSFER = keccak(b"transfer(address,uint256)")[:4]
 
 
 def transfer_call(payee: str, value: int) -> bytes:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import rlp
 from coincurve import PrivateKey
-from eth_utils.crypto import keccak
 
-from x402_gig.chain import batcher, eip3009, erc20
+from x402_gig.chain import batcher, eip3009, erc20, rlp
 from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
+from x402_gig.chain.keccak import keccak
 from x402_gig.chain.rpc import Rpc
 from x402_gig.errors import ChainRefused, ChainUnavailable
 from x402_gig.gigs.records import TokenInfo
@@ -324,7 +323,7 @@ def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransacti
 
 def unsigned_fields(raw: str) -> dict[str, Any]:
     """What `sign_transaction` made `raw` of."""
-    values = rlp.decode(bytes.fromhex(raw[4:]))[: len(FIELDS)]
+    values = list(rlp.elements(bytes.fromhex(raw[4:])))[: len(FIELDS)]
     fields = {name: int.from_bytes(value) for name, value in zip(FIELDS, values, strict=True)}
     return {**fields, "to": "0x" + values[TO].hex(), "data": values[DATA]}
 

@@ -4,10 +4,10 @@ import hmac
 from dataclasses import dataclass
 
 from coincurve import PrivateKey
-from eth_utils.crypto import keccak
 from mnemonic import Mnemonic
 
 from x402_gig.chain.eip3009 import address_of
+from x402_gig.chain.keccak import keccak
 
 MAX_GIG_ID = 2**31 - 1
 HARDENED = 2**31

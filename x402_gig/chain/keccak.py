@@ -1,0 +1,14 @@
+"""Keccak-256, and what an address looks like with its checksum."""
+
+from Crypto.Hash.keccak import new
+
+
+def keccak(data: bytes) -> bytes:
+    return new(digest_bytes=32, data=data).digest()
+
+
+def with_checksum(address: str) -> str:
+    """A hex address, each letter a capital where its digit of the hash is 8 or more (EIP-55)."""
+    digits = address[2:].lower()
+    marks = keccak(digits.encode()).hex()
+    return "0x" + "".join(digit.upper() if mark >= "8" else digit for digit, mark in zip(digits, marks, strict=False))
