@@ -2,29 +2,27 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from dotenv import dotenv_values
-from eth_utils.address import to_checksum_address
-from limits import RateLimitItem
-from limits import parse_many as parse_rates
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from x402_gig.chain.keccak import with_checksum
 from x402_gig.chain.wallets import seed_of
 from x402_gig.errors import CannotStart
 from x402_gig.gigs.pricing import USDC_DECIMALS, to_units
@@ -38,6 +36,17 @@ OFF = "off"
 MOST_REQUESTS = 1_000_000_000
 LONGEST_WINDOW_S = 366 * 24 * 3600
 RATE_FORM = f"must be such as 600/minute, 5/second or 1000 per 2 hours, or `{OFF}`"
+
+
+class Rate(NamedTuple):
+    """So many requests in so many seconds."""
+
+    amount: int
+    seconds: int
+
+
+_RATE = re.compile(r"([0-9]{1,10}) *(?:/|per) *([0-9]{0,10}) *(second|minute|hour|day|month)s?", re.IGNORECASE)
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 24 * 3600, "month": 30 * 24 * 3600}
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def _is_mixed(text: str) -> bool:
 
 
 def _address(value: str) -> str:
-    if not _ADDRESS.fullmatch(value) or (_is_mixed(value[2:]) and value != to_checksum_address(value)):
+    if not _ADDRESS.fullmatch(value) or (_is_mixed(value[2:]) and value != with_checksum(value)):
         raise ValueError("must be an address: 0x and 40 hex digits (and a right checksum where letters are mixed)")
     if int(value, 16) == 0:
         raise ValueError("may not be the zero address")
@@ -108,15 +117,16 @@ def _redis_url(value: SecretStr) -> SecretStr:
     return value
 
 
-def parse_rate(text: str) -> RateLimitItem | None:
+def parse_rate(text: str) -> Rate | None:
     """None is no limit. Raises ValueError."""
     if text == OFF:
         return None
-    try:
-        [rate] = parse_rates(text)
-    except ValueError:
-        raise ValueError(RATE_FORM) from None
-    if not 0 < rate.amount <= MOST_REQUESTS or rate.get_expiry() > LONGEST_WINDOW_S:
+    found = _RATE.fullmatch(text.strip())
+    if not found:
+        raise ValueError(RATE_FORM)
+    amount, units, unit = found.groups()
+    rate = Rate(int(amount), int(units or 1) * _SECONDS[unit.lower()])
+    if not 0 < rate.amount <= MOST_REQUESTS or not 0 < rate.seconds <= LONGEST_WINDOW_S:
         raise ValueError(RATE_FORM)
     return rate
 
@@ -139,20 +149,13 @@ def _networks(value: str) -> str:
 
 WebUrl = Annotated[str, AfterValidator(_web_url)]
 Usdc = Annotated[int, BeforeValidator(_usdc)]
-Rate = Annotated[str, AfterValidator(_rate)]
+RateText = Annotated[str, AfterValidator(_rate)]
 
 
-class Settings(BaseSettings):
-    """Frozen. Amounts are base units here and USDC in the environment."""
+class Settings(BaseModel):
+    """Amounts are base units here and USDC in the environment. Nothing is read from there but by `load`."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=".env",
-        extra="ignore",
-        frozen=True,
-        env_ignore_empty=True,
-        hide_input_in_errors=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
     network: Literal["base", "base-sepolia", "devnet"]
     rpc_url: Annotated[SecretStr, AfterValidator(_secret_web_url)]
@@ -167,8 +170,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(4021, ge=0, le=65535)
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
-    rate_limit_address: Rate = "600/minute"
-    rate_limit_key: Rate = "600/minute"
+    rate_limit_address: RateText = "600/minute"
+    rate_limit_key: RateText = "600/minute"
     commission_bps: int = Field(1000, ge=0, le=10_000)
     minimum_reward: Usdc = Field(10, ge=1)  # defaults are validated too, so they are USDC
     maximum_reward: Usdc = Field(1_000_000, le=LARGEST_REWARD * 10**USDC_DECIMALS)
@@ -250,9 +253,12 @@ def _read_phrase(path: Path) -> str:
 
 def load(**overrides: Any) -> Settings:
     """The settings, checked. Raises CannotStart with every problem, each by the name of its setting."""
-    problems = list(_unknown_names())
+    given = _given()
+    problems = list(_unknown(given))
+    # What is empty is not set.
+    values = {name: value for name in Settings.model_fields if (value := given.get(_variable(name)))}
     try:
-        settings = Settings(**overrides)
+        settings = Settings(**values | overrides)
     except ValidationError as exc:
         problems += [_problem(error) for error in exc.errors(include_url=False, include_input=False)]
         raise CannotStart(problems) from None
@@ -261,17 +267,36 @@ def load(**overrides: Any) -> Settings:
     return settings
 
 
-def _unknown_names() -> Iterator[str]:
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _given() -> dict[str, str]:
+    """What the environment says, and `.env` where that is silent or empty; names in capitals."""
+    given: dict[str, str] = {}
+    for name, value in (*_file(Path(".env")).items(), *os.environ.items()):
+        given[name.upper()] = value or given.get(name.upper(), "")
+    return given
+
+
+def _file(path: Path) -> Mapping[str, str | None]:
+    if not path.exists():
+        return {}
+    from dotenv import dotenv_values
+
+    return dotenv_values(path)
+
+
+def _unknown(given: Mapping[str, str]) -> Iterator[str]:
     """A misspelt setting would silently be its default."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    given = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    known = {_variable(name) for name in Settings.model_fields}
     for name in sorted(name for name in given if name.startswith(PREFIX) and name not in known):
         close = get_close_matches(name, known, n=1)
         yield f"{name}: there is no such setting{f'; is it {close[0]}?' if close else ''}"
 
 
 def _problem(error: Any) -> str:
-    name = f"{PREFIX}{str(error['loc'][0]).upper()}"
+    name = _variable(str(error["loc"][0]))
     if error["type"] == "missing":
         return f"{name} is not set"
     return f"{name}: {error['msg'].removeprefix('Value error, ')}"

@@ -261,7 +261,7 @@ def closed(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Closed:
         shop.receive(2_000_000)
         shop.read_up()
     given: dict[str, Any] = {k.removeprefix("X402_GIG_").lower(): v for k, v in shop.desk.env.items()}
-    settings = Settings(_env_file=None, **given)
+    settings = Settings(**given)
     return Closed(shop.desk, asyncio.run(_history(settings)), Wallets(settings.mnemonic))
 
 

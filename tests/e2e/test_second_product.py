@@ -53,7 +53,6 @@ def test_a_second_paid_route_in_ten_lines(tmp_path: Any) -> None:
         with bind("127.0.0.1", 0) as listener:
             async with devnet(DevnetOptions(port=0)) as chain:
                 settings = Settings(
-                    _env_file=None,
                     network="devnet",
                     rpc_url=chain.rpc_url,
                     seed=DEV_SEED,

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 from eth_account import Account
+from limits import parse_many
 from pydantic import SecretStr
 
 from x402_gig.chain.wallets import Wallets
 from x402_gig.errors import CannotStart
-from x402_gig.settings import NETWORKS, PREFIX, Settings, load
+from x402_gig.settings import NETWORKS, PREFIX, Rate, Settings, load, parse_rate
 
 Account.enable_unaudited_hdwallet_features()
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -92,6 +93,18 @@ def test_settings_may_come_from_a_file_and_the_environment_wins(environment: Env
     (tmp_path / ".env").write_text(f"{PREFIX}PORT=1\n{PREFIX}HOST=0.0.0.0\nOTHER=1\n")
     settings = loaded(environment, PORT=2)
     assert (settings.host, settings.port) == ("0.0.0.0", 2)
+
+
+def test_an_empty_variable_leaves_it_to_the_file(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"{PREFIX}PORT=1\n{PREFIX.lower()}host=0.0.0.0\n{PREFIX}RELAYERS=\n")
+    settings = loaded(environment, PORT="")
+    assert (settings.host, settings.port, settings.relayers) == ("0.0.0.0", 1, 2)
+
+
+@pytest.mark.parametrize("text", ["600/minute", "5/second", "1000 per 2 hours", "7 PER 3 Days", " 1/month "])
+def test_a_rate_says_what_the_limits_library_reads_in_it(text: str) -> None:
+    [item] = parse_many(text)
+    assert parse_rate(text) == Rate(item.amount, item.get_expiry())
 
 
 @pytest.mark.parametrize(
@@ -194,6 +207,8 @@ PROXIES = "must be addresses or networks with commas between them, such as 10.0.
         ("RATE_LIMIT_ADDRESS", "5/fortnight", RATE),
         ("RATE_LIMIT_KEY", "5/second;100/minute", RATE),
         ("RATE_LIMIT_KEY", "-1/second", RATE),
+        ("RATE_LIMIT_KEY", "5/0 seconds", RATE),
+        ("RATE_LIMIT_KEY", "5/13 months", RATE),
         ("RATE_LIMIT_KEY", "9" * 30 + "/second", RATE),
         ("TRUSTED_PROXIES", "*", PROXIES),
         ("TRUSTED_PROXIES", "10.0.0.1 10.0.0.2", PROXIES),

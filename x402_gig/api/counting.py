@@ -7,9 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from limits import RateLimitItem
-
 from x402_gig.errors import TooManyRequests, Unavailable
+from x402_gig.settings import Rate
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +25,9 @@ class MemoryCounts:
         self._clock = clock
         self._counts: OrderedDict[str, tuple[float, int, int]] = OrderedDict()
 
-    def wait_s(self, rate: RateLimitItem, name: str) -> float | None:
+    def wait_s(self, rate: Rate, name: str) -> float | None:
         """None when it is counted, else the time until there is room again."""
-        seconds = rate.get_expiry()
+        seconds = rate.seconds
         window, passed = divmod(self._clock(), seconds)
         last, before, count = self._counts.get(name, (window, 0, 0))
         if last != window:
@@ -50,7 +49,7 @@ class MemoryCounts:
 class SharedCounts(Protocol):
     """Counts of all processes of one shop. Implemented in `redis_counts`."""
 
-    async def wait_s(self, rate: RateLimitItem, name: str) -> float | None:
+    async def wait_s(self, rate: Rate, name: str) -> float | None:
         """As `MemoryCounts.wait_s`. Raises Unavailable, whose detail names the error and not the URL."""
         ...
 
@@ -61,9 +60,7 @@ class SharedCounts(Protocol):
 class Limiter:
     """Counts in `shared` while it answers, else in memory: limits are no reason to sell nothing."""
 
-    def __init__(
-        self, by_address: RateLimitItem | None, by_key: RateLimitItem | None, shared: SharedCounts | None = None
-    ) -> None:
+    def __init__(self, by_address: Rate | None, by_key: Rate | None, shared: SharedCounts | None = None) -> None:
         self._by_address = by_address
         self._by_key = by_key
         self._shared = shared
@@ -80,7 +77,7 @@ class Limiter:
         if wait_s is not None:
             raise TooManyRequests(max(1, math.ceil(wait_s)))
 
-    async def _wait_s(self, rate: RateLimitItem, name: str) -> float | None:
+    async def _wait_s(self, rate: Rate, name: str) -> float | None:
         if self._shared is None or time.monotonic() < self._shared_again_at:
             return self._memory.wait_s(rate, name)
         if self.problem:

@@ -2,7 +2,7 @@
 
 import time
 
-from limits import RateLimitItem
+from limits import RateLimitItemPerSecond
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import BlockingConnectionPool
@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import RedisError
 
 from x402_gig.errors import Unavailable
+from x402_gig.settings import Rate
 
 REDIS_CONNECTIONS = 16
 REDIS_TIMEOUT_S = 1
@@ -38,11 +39,12 @@ class RedisCounts:
         )
         self._windows = SlidingWindowCounterRateLimiter(self._storage)
 
-    async def wait_s(self, rate: RateLimitItem, name: str) -> float | None:
+    async def wait_s(self, rate: Rate, name: str) -> float | None:
+        item = RateLimitItemPerSecond(rate.amount, rate.seconds)
         try:
-            if await self._windows.hit(rate, name):
+            if await self._windows.hit(item, name):
                 return None
-            return (await self._windows.get_window_stats(rate, name)).reset_time - time.time()
+            return (await self._windows.get_window_stats(item, name)).reset_time - time.time()
         except (RedisError, OSError) as exc:
             raise Unavailable(type(exc).__name__) from None
 

@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from eth_utils.address import to_checksum_address
-from eth_utils.crypto import keccak
 from rich.console import Console
 
 from x402_gig.app import Server, open_server
+from x402_gig.chain.keccak import keccak, with_checksum
 from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import Wallets
 from x402_gig.devnet.anvil import Devnet, DevnetOptions, devnet, free_port
@@ -25,7 +23,7 @@ from x402_gig.store import api_keys
 # For development only: everybody knows it. Not Foundry's, whose accounts are the buyers.
 DEV_SEED = "leg tragic stomach sight valley discover swear few sketch sample spin must"
 # Nobody has its key: in development, commissions are only looked at.
-DEV_COMMISSION = to_checksum_address(keccak(text="x402-gig dev commission")[12:])
+DEV_COMMISSION = with_checksum("0x" + keccak(b"x402-gig dev commission")[12:].hex())
 
 EXAMPLE_POST = "https://farcaster.xyz/dwr/0x1a2b3c4d"
 
@@ -50,14 +48,6 @@ class Ready:
     api_key: str = ""
 
 
-class _DevSettings(Settings):
-    """Ours alone: a seed or a facilitator in the environment is meant for `serve`, and its money is real."""
-
-    @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
-        return (init_settings,)
-
-
 @asynccontextmanager
 async def open_dev(
     options: DevnetOptions, *, port: int = 0, database: Path | None = None
@@ -74,8 +64,9 @@ async def open_dev(
 
 
 def _settings(chain: Devnet, url: str, database: Path) -> Settings:
+    """Ours alone: a seed or a facilitator in the environment is meant for `serve`, and its money is real."""
     network = "devnet" if chain.preset == NETWORKS["devnet"] else "base-sepolia"
-    return _DevSettings(
+    return Settings(
         network=network,
         rpc_url=chain.rpc_url,
         seed=DEV_SEED,

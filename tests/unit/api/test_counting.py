@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from limits import parse
 
 from tests.servers import Redis, redis
 from x402_gig.api import counting
 from x402_gig.api.counting import Limiter, MemoryCounts
 from x402_gig.api.redis_counts import RedisCounts
 from x402_gig.errors import TooManyRequests, Unavailable
+from x402_gig.settings import Rate
 
 NOBODY_LISTENS = "redis://:secret@127.0.0.1:1/0"
 
@@ -38,7 +38,7 @@ def server() -> Iterator[Redis]:
         yield running
 
 
-TEN = parse("10/minute")
+TEN = Rate(10, 60)
 
 
 def taken(counts: MemoryCounts, name: str = "a") -> int:
@@ -128,7 +128,7 @@ def test_the_count_in_redis_is_one_for_all_who_share_its_name(server: Redis) -> 
 
 def test_hundreds_at_once_share_a_few_connections(server: Redis) -> None:
     async def check() -> None:
-        limiter = Limiter(parse("150/minute"), None, RedisCounts(server.url, "crowd"))
+        limiter = Limiter(Rate(150, 60), None, RedisCounts(server.url, "crowd"))
         refused = await asyncio.gather(*(requests(limiter, 1) for _ in range(400)))
         assert (sum(refused), limiter.problem) == (250, "")
         await limiter.close()
@@ -189,7 +189,7 @@ def test_while_redis_is_gone_nobody_waits_for_it() -> None:
 
 def test_a_key_has_its_own_count_and_its_own_limit() -> None:
     async def check() -> None:
-        limiter = Limiter(parse("1/minute"), parse("3/minute"))
+        limiter = Limiter(Rate(1, 60), Rate(3, 60))
         for _ in range(3):
             await limiter.count(1, "a")
         with pytest.raises(TooManyRequests):

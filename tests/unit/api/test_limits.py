@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from limits import parse
 from sqlalchemy import update
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,6 +18,7 @@ from x402_gig.api.counting import Limiter
 from x402_gig.api.errors import HANDLERS
 from x402_gig.api.keys import Keys, key_of
 from x402_gig.api.limits import Limits, address_of
+from x402_gig.settings import Rate
 from x402_gig.store import api_keys
 from x402_gig.store.api_keys import ApiKey
 from x402_gig.store.engine import Ledger
@@ -47,7 +47,7 @@ class Client:
     def __init__(self, ledger: Ledger, address: int = 3, key: int = 5) -> None:
         self.ledger = ledger
         routes = [Route("/api/whoami", whoami), Route("/api/members", members_only), Route("/healthz", healthz)]
-        limiter = Limiter(parse(f"{address}/minute"), parse(f"{key}/minute"))
+        limiter = Limiter(Rate(address, 60), Rate(key, 60))
         app = Starlette(routes=routes, exception_handlers=HANDLERS)
         self.app = with_cors(Limits(app, keys=Keys(ledger), limiter=limiter))
 

@@ -26,7 +26,6 @@ TERMS = gig_terms(how_to_earn="Like it")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     settings = Settings(
-        _env_file=None,
         network="devnet",
         rpc_url="http://127.0.0.1:1",
         seed=Account.create_with_mnemonic()[1],
