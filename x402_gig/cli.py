@@ -8,12 +8,10 @@ import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from x402_gig import cli_gigs, cli_keys, cli_ledger
 from x402_gig.buyer_terms import TermFlags, takes_terms
@@ -41,6 +39,8 @@ KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="The environment varia
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata
+
         print(metadata.version("x402-gig"))
         raise typer.Exit
 
@@ -141,7 +141,7 @@ def buy(
     body = flags.body()
     with _buyer(server, key_env, max_price, as_json) as buyer:
         payment = _sign(buyer, body)
-        with err.status("Settling…"):
+        with err().status("Settling…"):
             bought = _pay(buyer, payment, deadline, as_json)
         _step("settled", (bought.receipt or {}).get("transaction", ""))
         if not as_json:
@@ -170,7 +170,7 @@ def sign(
         payment = _sign(buyer, body, version=1 if v1 else 2)
     _step("body", f"post exactly this, to {payment.url}:" if flags.terms is None else f"post {flags.terms} as it is")
     if flags.terms is None:
-        err.print(body.decode(), markup=False, soft_wrap=True)
+        err().print(body.decode(), markup=False, soft_wrap=True)
     print(payment.header)
 
 
@@ -217,7 +217,7 @@ def _usdc_units(usdc: str) -> int:
 def _sign(buyer: "Buyer", body: bytes, version: int = 2) -> "Payment":
     from x402_gig.gigs.pricing import to_tokens
 
-    with err.status("Asking for the price…"):
+    with err().status("Asking for the price…"):
         quote = buyer.quote(body, version=version)
     _step("price", f"{to_tokens(quote.price_units)} USDC on {quote.offer.network}, to {quote.offer.pay_to}")
     payment = buyer.sign(quote)
@@ -233,11 +233,11 @@ def _pay(buyer: "Buyer", payment: "Payment", deadline_s: int, as_json: bool) -> 
     except (OutcomeUnknown, KeyboardInterrupt) as exc:
         why = exc.detail if isinstance(exc, OutcomeUnknown) else "interrupted"
         complain(f"The outcome is not known: {why}.")
-        err.print(
+        err().print(
             "The gig may be paid. Repeating the same payment tells, and never charges twice. Sign anew only when it"
         )
-        err.print(f"is refused, which it is at the latest after {payment.valid_until:%H:%M:%S} UTC:\n")
-        err.print(payment.curl, markup=False, soft_wrap=True)
+        err().print(f"is refused, which it is at the latest after {payment.valid_until:%H:%M:%S} UTC:\n")
+        err().print(payment.curl, markup=False, soft_wrap=True)
         if as_json:
             print_json({"error": why, "charged": None, "header": payment.header})
         raise typer.Exit(3) from None
@@ -246,7 +246,7 @@ def _pay(buyer: "Buyer", payment: "Payment", deadline_s: int, as_json: bool) -> 
 def _with_funding(buyer: "Buyer", bought: "Bought") -> "Bought":
     funding = None
     # The gig is bought: stopping now ends the waiting and nothing else.
-    with err.status("Funding the gig's wallet…"), contextlib.suppress(KeyboardInterrupt):
+    with err().status("Funding the gig's wallet…"), contextlib.suppress(KeyboardInterrupt):
         funding = buyer.funding(bought.gig["gig_id"])
     if funding is None:
         _step("funding", "not on chain yet; the gig is live all the same")
@@ -262,7 +262,9 @@ def _print_gig(gig: dict[str, Any]) -> None:
 
 
 def _step(name: str, text: str) -> None:
-    err.print(f"[green]{name:<8}[/] {escape(text)}", soft_wrap=True)
+    from rich.markup import escape
+
+    err().print(f"[green]{name:<8}[/] {escape(text)}", soft_wrap=True)
 
 
 cli_ledger.add_to(app)

@@ -42,7 +42,7 @@ def list_gigs(
     for gig, prefix in rows:
         print(line(gig, prefix))
     if not rows:
-        err.print("There is none.")
+        err().print("There is none.")
 
 
 @gigs.command("refund", epilog="Example: x402-gig gigs refund 12 --to 0x70997970C51812dc3A010C7d01b50e0d17dc79C8")
@@ -58,13 +58,13 @@ def refund_gig(
     address = parse_address(to) or ""
     found = with_office(lambda office: _spare(office, gig_id, address))
     for line in found.origins:
-        err.print(line, soft_wrap=True)
+        err().print(line, soft_wrap=True)
     if found.gig.state == "created":
-        err.print(f"Gig {gig_id} was never started: this cancels it.", style="yellow")
+        err().print(f"Gig {gig_id} was never started: this cancels it.", style="yellow")
     if not yes:
         typer.confirm(f"Pay {found.text} of gig {gig_id} to {to}?", abort=True, err=True)
     with_office(lambda office: _pay(office, found, address))
-    err.print(f"Written down: the running server pays {found.text} to {to} within seconds.", soft_wrap=True)
+    err().print(f"Written down: the running server pays {found.text} to {to} within seconds.", soft_wrap=True)
 
 
 async def _spare(office: "Office", gig_id: int, to: str) -> "Spare":

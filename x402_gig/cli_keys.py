@@ -41,7 +41,7 @@ def create_key(
         print_json({**_as_json(row), "key": key})
         return
     print(key)
-    err.print(f"{row.prefix} is {row.name}'s. Keep it now: it is shown this once. It goes into the header x-api-key.")
+    err().print(f"{row.prefix} is {row.name}'s. Keep it now: it is shown this once. It goes into the header x-api-key.")
 
 
 @keys.command("list", epilog="Example: x402-gig keys list")
@@ -56,7 +56,7 @@ def list_keys(as_json: Json = False) -> None:
     for row in rows:
         print(_line(row))
     if not rows:
-        err.print("There is none: x402-gig keys create NAME")
+        err().print("There is none: x402-gig keys create NAME")
 
 
 @keys.command("revoke", epilog="Example: x402-gig keys revoke gig_1f2e3d4c")
@@ -75,7 +75,7 @@ def revoke_key(
     if not yes:
         typer.confirm(f"Revoke {row.prefix} ({row.name})?", abort=True, err=True)
     write_office(lambda connection, _: api_keys.revoke(connection, row))
-    err.print(f"{row.prefix} ({row.name}) is revoked.")
+    err().print(f"{row.prefix} ({row.name}) is revoked.")
 
 
 def _meant(connection: "Connection", what: str) -> "ApiKey":

@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 
 from x402_gig.cli_office import parse_address, read_office, with_office, write_office
 from x402_gig.errors import Refused
@@ -47,19 +46,21 @@ def audit(as_json: Json = False) -> None:
         if report.keyed_gigs:
             print(shown.keyed(report), flush=True)
     for note in report.notes:
-        err.print(note, style="yellow", markup=False, soft_wrap=True)
+        err().print(note, style="yellow", markup=False, soft_wrap=True)
     if not report.adds_up:
         complain(shown.verdict(report), map(str, report.differences))
         raise typer.Exit(1)
-    err.print(shown.verdict(report), style="bold green")
+    err().print(shown.verdict(report), style="bold green")
 
 
 async def _audit(office: "Office") -> "Report":
+    from rich.progress import Progress
+
     from x402_gig.backoffice.audit import Audit
     from x402_gig.backoffice.opening import open_chain
 
     async with open_chain(office) as node:
-        with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        with Progress(console=err(), transient=True, disable=not err().is_terminal) as bar:
             reading = bar.add_task("Reading blocks", total=None)
             expect, progress = (lambda n: bar.update(reading, total=n)), (lambda n: bar.advance(reading, n))
             return await Audit(office, node, expect, progress).run()
@@ -94,7 +95,7 @@ def list_payments(
     elif rows:
         print(listed(rows))
     else:
-        err.print("There is none.")
+        err().print("There is none.")
 
 
 @payments.command("show", epilog="Example: x402-gig payments show 12")
@@ -132,12 +133,12 @@ def retry_payment(
         return found, _circumstances(connection, office)
 
     found, here = write_office(write)
-    err.print(f"Payment {payment_id} is to be sent again: the running server does it within seconds.")
+    err().print(f"Payment {payment_id} is to be sent again: the running server does it within seconds.")
     if here.now_s >= found.payment["valid_before"]:
-        err.print(
+        err().print(
             "By this machine's clock it has expired: then it is rejected, and nothing is charged.", style="yellow"
         )
-    err.print(f"See what became of it: x402-gig payments show {payment_id}")
+    err().print(f"See what became of it: x402-gig payments show {payment_id}")
 
 
 def _word(what: str) -> str:
@@ -193,9 +194,13 @@ def pay_refund(
 
     address = parse_address(to)
     deposit, payee = read_office(lambda connection, office: payable(connection, office, deposit_id, address))
-    err.print(f"Deposit {deposit.id}: {usdc(deposit.value)} of {deposit.payer}, {deposit.transaction}", soft_wrap=True)
+    err().print(
+        f"Deposit {deposit.id}: {usdc(deposit.value)} of {deposit.payer}, {deposit.transaction}", soft_wrap=True
+    )
     if not yes:
         typer.confirm(f"Pay {usdc(deposit.value)} to {payee}?", abort=True, err=True)
     write_office(lambda connection, office: pay(connection, office, deposit_id, address))
-    err.print(f"Written down: the running server pays {usdc(deposit.value)} to {payee} within seconds.", soft_wrap=True)
-    err.print("See x402-gig refunds list")
+    err().print(
+        f"Written down: the running server pays {usdc(deposit.value)} to {payee} within seconds.", soft_wrap=True
+    )
+    err().print("See x402-gig refunds list")

@@ -4,23 +4,33 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Annotated, Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
 
 from x402_gig import logs
 from x402_gig.errors import CannotStart, GigError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 T = TypeVar("T")
-err = Console(stderr=True, highlight=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+@cache
+def err() -> "Console":
+    """Stderr for people. Made when something is said: a server says nothing there."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
 def complain(problem: str, details: Iterable[str] = ()) -> None:
-    err.print(problem, style="bold red", markup=False, soft_wrap=True)
+    err().print(problem, style="bold red", markup=False, soft_wrap=True)
     for detail in details:
-        err.print(f"  • {detail}", markup=False, soft_wrap=True)
+        err().print(f"  • {detail}", markup=False, soft_wrap=True)
 
 
 def run_to_end(
