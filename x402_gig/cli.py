@@ -93,6 +93,8 @@ def serve() -> None:
     """The server in production. Settings come from the environment and `.env`; see the README for the list."""
     # What is imported stays: looking for garbage in it takes a tenth of the start.
     gc.disable()
+    # Nor has anybody plugins for our models: pydantic would look into every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from x402_gig import serving, settings
 
     gc.freeze()
