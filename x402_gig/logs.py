@@ -22,7 +22,7 @@ class PaymentLog(logging.LoggerAdapter[logging.Logger]):
         return f"payment {(self.extra or {})['payment_id']}: {msg}", kwargs
 
 
-class _Together(logging.StreamHandler[Any]):
+class Together(logging.StreamHandler[Any]):
     """Lines of one turn of the event loop go out in one write: a batch has some for each of its payments."""
 
     def flush(self) -> None:
@@ -37,7 +37,7 @@ def configure(level: int, *, as_json: bool = False) -> None:
     handler: logging.Handler
     if as_json:
         sys.stderr.reconfigure(line_buffering=False)  # type: ignore[union-attr]
-        handler = _Together(sys.stderr)
+        handler = Together(sys.stderr)
         handler.setFormatter(OrjsonFormatter(TEXT, rename_fields={"asctime": "at"}))
     else:
         handler = logging.StreamHandler(sys.stderr)

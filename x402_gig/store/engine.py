@@ -3,7 +3,8 @@
 Queries are plain functions of a connection, so nothing can wait in the middle of a transaction. The statements of what
 every purchase needs are made once, at import: building one takes six times as long as running it. The database has one
 writer at a time, so there is one writing thread; readers see the last commit. SQLite is like that by itself (WAL); on
-PostgreSQL whoever writes takes a lock first, whichever process or machine he is on.
+PostgreSQL whoever writes takes a lock first, whichever process or machine he is on. Questions that come together are
+answered out of one view.
 """
 
 import asyncio

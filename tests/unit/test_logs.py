@@ -1,0 +1,78 @@
+import asyncio
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import orjson
+import pytest
+
+from x402_gig.logs import PaymentLog, Together
+
+
+class Pipe:
+    """What was written, and how often it was sent on."""
+
+    def __init__(self) -> None:
+        self.pending = ""
+        self.sent: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.pending += text
+
+    def flush(self) -> None:
+        if self.pending:
+            self.sent.append(self.pending)
+        self.pending = ""
+
+
+@pytest.fixture
+def pipe() -> Pipe:
+    return Pipe()
+
+
+@pytest.fixture
+def log(pipe: Pipe) -> logging.Logger:
+    logger = logging.Logger("test")
+    logger.addHandler(Together(pipe))
+    return logger
+
+
+def test_a_line_of_no_event_loop_goes_out_at_once(log: logging.Logger, pipe: Pipe) -> None:
+    log.info("one")
+    assert pipe.sent == ["one\n"]
+
+
+def test_lines_of_one_turn_go_out_together_and_before_the_next_one_waits(log: logging.Logger, pipe: Pipe) -> None:
+    async def talk() -> list[str]:
+        for payment_id in (1, 2):
+            PaymentLog(log, payment_id).info("settled")
+        assert pipe.sent == []
+        await asyncio.sleep(0)
+        return list(pipe.sent)
+
+    assert asyncio.run(talk()) == ["payment 1: settled\npayment 2: settled\n"]
+
+
+def test_what_was_said_in_the_last_turn_goes_out_at_the_end(log: logging.Logger, pipe: Pipe) -> None:
+    async def leave() -> None:
+        log.info("bye")
+
+    asyncio.run(leave())
+    logging.shutdown([lambda: log.handlers[0]])  # as at the end of the process
+    assert pipe.sent == ["bye\n"]
+
+
+def test_a_line_names_its_payment_in_json(capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import logging; from x402_gig.logs import *; configure(20, as_json=True); "
+    code += "PaymentLog(logging.getLogger('a'), 7).info('settled in %s', '0x1'); 1/0"
+    line, *trace = _run(code, capfd)
+    assert orjson.loads(line) | {"at": ""} == {
+        "at": "", "levelname": "INFO", "name": "a", "message": "payment 7: settled in 0x1", "payment_id": 7,
+    }  # fmt: skip
+    assert trace[-1].startswith("ZeroDivisionError")
+
+
+def _run(code: str, capfd: pytest.CaptureFixture[str]) -> Any:
+    subprocess.run([sys.executable, "-c", code], check=False)
+    return capfd.readouterr().err.splitlines()
