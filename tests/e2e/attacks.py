@@ -226,6 +226,8 @@ def delegate(chain: Chain, account: LocalAccount, code: str) -> str:
 
 # Purchases that share a transaction.
 
+MINED = "mined"
+
 
 class Batch:
     """Purchases that go out in one transaction: they queue behind a payment that keeps the only relayer busy.
@@ -235,14 +237,20 @@ class Batch:
 
     def __init__(self, shop: Dev, purchases: Sequence[Purchase]) -> None:
         self.shop = shop
-        blocker = buyer(shop)
-        self._blocker = blocker.post()
-        self._relayer = until(lambda: self._carrier(blocker))
+        while not self._keep_busy():
+            pass
         self._purchases = list(purchases)
         self.posts = [purchase.post() for purchase in purchases]
-        for _ in range(3):
+        for _ in range(10):
             # A question over a new connection is heard after all that came before it.
             http_get(shop, "/api/gigs/999999")
+
+    def _keep_busy(self) -> bool:
+        """Have the only relayer wait for a block; False when the payment slipped into one that was made for others."""
+        blocker = buyer(self.shop)
+        self._blocker = blocker.post()
+        self._relayer = until(lambda: self._carrier(blocker) or (self.shop.usdc(blocker.payer) < PRICE and MINED))
+        return bool(self._relayer != MINED)
 
     def _carrier(self, blocker: Purchase) -> str:
         """Who has sent it, once it is alone in the pool; what was on its way before is mined."""
