@@ -23,6 +23,9 @@ CONTRACT_CALL_GAS = 500_000
 # to 66,000; a payer with code may use all that it is given.
 READY = {PLAIN_CALL_GAS: 80_000, CONTRACT_CALL_GAS: CONTRACT_CALL_GAS}
 
+# A word of calldata with three bytes in it, for no batch is longer than that.
+OFFSET_GAS = 410
+
 _EXECUTE = keccak(b"execute(address,uint256,bytes[])")[:4]
 _EXECUTE_ON = keccak(b"executeOn(uint256,bytes32,address,uint256,bytes[])")[:4]
 _SIMULATE = keccak(b"simulate((address,uint256,bytes)[])")[:4]
@@ -124,6 +127,11 @@ def calldata_gas(data: bytes) -> int:
     zeros = data.count(0)
     tokens = zeros + 4 * (len(data) - zeros)
     return 10 * tokens  # the floor is above the standard 4 a token
+
+
+def place_gas(call: bytes) -> int:
+    """What one call costs as a part of a batch's calldata: the word that says where it is, its length, and padding."""
+    return OFFSET_GAS + calldata_gas(abi.byte_string(call))
 
 
 def call_gas(gas_each: int) -> int:

@@ -54,7 +54,7 @@ BLOCK_S = 2
 # Shares of the time that a block takes.
 NO_MORE_COME = 0.15
 GATHERING = 0.4
-BATCH_GAS = 60_000  # of a batch besides its calls
+BATCH_GAS = 64_000  # of a batch besides its calls
 
 
 @dataclass(eq=False)
@@ -250,7 +250,7 @@ class LocalFacilitator:
                 copies.append(item)
                 continue
             call = transfer_call(item.payment, lane)
-            gas += batcher.calldata_gas(call) + batcher.call_gas(lane.call_gas)
+            gas += batcher.place_gas(call) + batcher.call_gas(lane.call_gas)
             data += len(call) + 96
             if taken and (gas > max_gas or data > batcher.MAX_CALLDATA_BYTES):
                 queue.appendleft(item)
