@@ -1,6 +1,7 @@
 """Log lines: plain text for people, JSON for `serve`; every line of a payment's life carries its id."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
@@ -27,8 +28,13 @@ class Together(logging.StreamHandler[Any]):
 
     def flush(self) -> None:
         try:
-            asyncio.get_running_loop().call_soon(super().flush)
+            asyncio.get_running_loop().call_soon(self._send)
         except RuntimeError:
+            super().flush()
+
+    def _send(self) -> None:
+        # Where nobody reads or the disk is full, the event loop would log that, and be told so again for ever.
+        with contextlib.suppress(OSError, ValueError):
             super().flush()
 
 

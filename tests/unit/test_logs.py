@@ -63,6 +63,27 @@ def test_what_was_said_in_the_last_turn_goes_out_at_the_end(log: logging.Logger,
     assert pipe.sent == ["bye\n"]
 
 
+class Full(Pipe):
+    """A disk without room, or a pipe whose reader has gone."""
+
+    def flush(self) -> None:
+        raise OSError("no room")
+
+
+def test_where_no_line_can_be_written_nobody_logs_that_in_turn() -> None:
+    told: list[Any] = []
+
+    async def talk() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        log = logging.Logger("test")
+        log.addHandler(Together(Full()))
+        log.info("one")
+        await asyncio.sleep(0)
+
+    asyncio.run(talk())
+    assert told == []
+
+
 def test_a_line_names_its_payment_in_json(capfd: pytest.CaptureFixture[str]) -> None:
     code = "import logging; from x402_gig.logs import *; configure(20, as_json=True); "
     code += "PaymentLog(logging.getLogger('a'), 7).info('settled in %s', '0x1'); 1/0"
