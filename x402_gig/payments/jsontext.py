@@ -39,8 +39,9 @@ def loads(data: bytes) -> Any:
         value = orjson.loads(data)
     except orjson.JSONDecodeError:
         return _loads_exactly(data)
-    # Most bodies are such objects, which take half the time this way.
-    if isinstance(value, dict) and _PLAIN.issuperset(map(type, value.values())):
+    # Most bodies are such objects, which take half the time this way. (A name may be there twice, and hide anything.)
+    is_deep = data.count(b"[") + data.count(b"{") > MAX_DEPTH
+    if isinstance(value, dict) and not is_deep and _PLAIN.issuperset(map(type, value.values())):
         return value
     return _loads_exactly(data)
 

@@ -83,6 +83,12 @@ def test_no_nesting_reaches_the_parser(text: bytes) -> None:
         sys.setrecursionlimit(limit)
 
 
+def test_depth_that_a_later_value_of_the_name_hides_is_bounded_too() -> None:
+    deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
+    with pytest.raises(ValueError, match="nested"):
+        loads(b'{"a": ' + deep + b', "a": 1}')
+
+
 def test_width_is_not_depth() -> None:
     assert loads(b"[" + b",".join([b"[]"] * 1000) + b"]") == [[]] * 1000
 
