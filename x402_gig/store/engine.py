@@ -111,7 +111,7 @@ class Ledger:
         try:
             with self._reading.begin() as connection:
                 results = [one.work(connection) for one in asked]
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it belongs to the one who asked
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to the one who asked, who waits for it
             if len(asked) == 1:
                 _tell(asked, [exc])
                 return
@@ -146,7 +146,7 @@ class _Asked:
     def tell(self, result: Any) -> None:
         if self.answer.done():  # whoever asked has gone
             return
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             self.answer.set_exception(result)
         else:
             self.answer.set_result(result)

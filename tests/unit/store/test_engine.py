@@ -334,6 +334,18 @@ def test_a_question_that_cannot_be_answered_does_not_touch_the_others(ledger: Le
     assert isinstance(fourth, ZeroDivisionError)
 
 
+def test_whatever_a_question_raises_nobody_waits_for_ever(ledger: Ledger) -> None:
+    class Rare(BaseException):
+        pass
+
+    def rare(_: Connection) -> None:
+        raise Rare
+
+    first, second, third = _asks(ledger, count, rare, count)
+    assert (first, third) == (0, 0)
+    assert isinstance(second, Rare)
+
+
 def test_whoever_asks_and_leaves_keeps_nobody_from_an_answer(ledger: Ledger) -> None:
     async def leave() -> int:
         asked = asyncio.ensure_future(ledger.read(count))
