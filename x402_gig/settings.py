@@ -280,11 +280,15 @@ def _given() -> dict[str, str]:
 
 
 def _file(path: Path) -> Mapping[str, str | None]:
-    if not path.exists():
-        return {}
-    from dotenv import dotenv_values
+    """Raises CannotStart."""
+    try:
+        if not path.exists():
+            return {}
+        from dotenv import dotenv_values
 
-    return dotenv_values(path)
+        return dotenv_values(path)
+    except (OSError, UnicodeDecodeError) as exc:  # `from None`: the latter holds all that is in the file
+        raise CannotStart([f"{path} cannot be read ({type(exc).__name__}): it must be text in UTF-8"]) from None
 
 
 def _unknown(given: Mapping[str, str]) -> Iterator[str]:

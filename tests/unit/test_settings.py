@@ -95,6 +95,11 @@ def test_settings_may_come_from_a_file_and_the_environment_wins(environment: Env
     assert (settings.host, settings.port) == ("0.0.0.0", 2)
 
 
+def test_a_file_that_is_no_text_is_named_and_not_shown(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(f"{PREFIX}SEED={PHRASE}\n{PREFIX}HOST=".encode() + b"\xff\n")
+    assert problems(environment) == [".env cannot be read (UnicodeDecodeError): it must be text in UTF-8"]
+
+
 def test_an_empty_variable_leaves_it_to_the_file(environment: Environment, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"{PREFIX}PORT=1\n{PREFIX.lower()}host=0.0.0.0\n{PREFIX}RELAYERS=\n")
     settings = loaded(environment, PORT="")
