@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,7 +40,7 @@ class GigShelf:
         self._connection = connection
         self._wallet_of = wallet_of
         self._reward_nonce_of = reward_nonce_of
-        self._ids = iter(_new_ids(connection, most))
+        self._ids = deque(_new_ids(connection, most))
         self._gigs: list[funding.Row] = []
         self._rewards: list[funding.Row] = []
 
@@ -47,7 +48,7 @@ class GigShelf:
         self, purchase: Purchase, *, reward_units: int, commission_units: int, start_at: int, end_at: int
     ) -> tuple[int, str]:
         """Make the gig and note that its reward is due; its id and its wallet's address."""
-        gig_id = next(self._ids)
+        gig_id = self._ids.popleft()  # not `next`: no future can hold its error, and whoever asked would wait for ever
         wallet = self._wallet_of(gig_id)
         usdc = TokenInfo(purchase.terms.get("token_address", ""), USDC_SYMBOL, USDC_DECIMALS)
         values = {

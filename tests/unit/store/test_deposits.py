@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -19,10 +20,12 @@ from tests.unit.store.examples import (
     word,
 )
 from x402_gig.chain.eip3009 import TokenTransfer
+from x402_gig.payments.order import Purchase
 from x402_gig.payments.outcome import Settled
 from x402_gig.store import binding, deposits, gigs, payments, tables
 from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.engine import Ledger
+from x402_gig.store.gigs import open_shelf
 
 
 def arrive(db: Connection, *transfers: TokenTransfer) -> dict[int, Settled]:
@@ -206,3 +209,18 @@ def test_sums_begin_at_a_block_that_is_final_and_say_the_same(db: Connection) ->
     deposits.will_change(db, [late])
     deposits.record(db, ASSET, [late], NOW)
     assert deposits.expected_balance(db, heights[1]) == before[-1] + late.value
+
+
+def test_a_product_that_puts_more_on_the_shelf_than_it_sold_fails_and_nobody_waits_for_ever(ledger: Ledger) -> None:
+    purchase = Purchase(1, address(1), PRICE, word(1), "eip155:8453", {})
+
+    def twice(db: Connection) -> None:
+        with open_shelf(db, 1, wallet_of, reward_nonce) as shelf:
+            for _ in range(2):
+                shelf.add(purchase, reward_units=1, commission_units=1, start_at=NOW, end_at=NOW)
+
+    async def write() -> None:
+        await asyncio.wait_for(ledger.write(twice), 2)
+
+    with pytest.raises(IndexError):
+        asyncio.run(write())
