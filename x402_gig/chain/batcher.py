@@ -142,6 +142,6 @@ def call_gas(gas_each: int) -> int:
 def batch_gas(data: bytes, gas_each: int, calls: int) -> int:
     """A gas limit under which the batcher starts every call with its full limit, while they use what is READY.
 
-    What it does not reach is open still, and sent again.
+    What it does not reach stays open, and is sent again when its buyer asks.
     """
     return intrinsic_gas(data) + calls * call_gas(gas_each) + gas_each - READY[gas_each] + 20_000

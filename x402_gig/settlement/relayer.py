@@ -293,7 +293,7 @@ class Sending:
         """A transaction to take the newest attempt's place, when it cannot get into a block as it is."""
         newest, now = self.attempts[0], await self.relayer.market()
         fees = Fees(newest.max_fee, newest.priority_fee)
-        is_too_big = newest.gas > head.gas_limit
+        is_too_big = newest.gas > min(head.gas_limit, batcher.MAX_TRANSACTION_GAS)
         is_stuck = head.number - (self._since or head.number) >= STUCK_BLOCKS
         may_bid = is_stuck and fees.max_fee < MAX_MARKUP * now.max_fee
         if not (is_too_big or may_bid or head.base_fee > fees.max_fee):
