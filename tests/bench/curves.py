@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import load, shops
+from tests.bench import chain_limit, load, shops
 from tests.bench.load import Tally, get
 from tests.bench.market import BUYERS, folder_of_its_own, opened, reopened
 from tests.bench.programs import program
@@ -69,7 +69,10 @@ def _by_ledger(chain: Chain, folder: Path, more: int) -> dict[str, float]:
         assert bought.errors == 0, bought.odd
         lists = {name: _list(market.shop, path).p50_ms for name, path in LISTS.items()}
         lone = market.pay(1, AT_LEAST)
-    return {"one payment": lone.p50_ms, **lists, "a reconciler's round": _pass_ms(chain, folder)}
+        # Anvil's blocks take longer the more accounts there are.
+        bare = chain_limit.lone_ms(chain, market.purse, AT_LEAST)
+    mine = {"one payment": lone.p50_ms, "of it the chain": bare}
+    return {**mine, **lists, "a reconciler's round": _pass_ms(chain, folder)}
 
 
 def _list(shop: Shop, path: str) -> Tally:
@@ -90,7 +93,7 @@ def draw(curves: Curves, path: Path) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 9})
     from matplotlib import pyplot
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
     figure, (ledger, waiting, rate) = pyplot.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     panels = (
@@ -104,6 +107,7 @@ def draw(curves: Curves, path: Path) -> None:
         axes.set(title=title, xlabel=below, ylabel=unit, xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axes.grid(visible=True, which="major", alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
