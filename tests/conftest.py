@@ -1,12 +1,17 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import ledgers, servers
 from tests.harness import Dev, until
 from tests.operator import dev_anywhere
 
 DATABASES = ["sqlite", "postgresql"]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
