@@ -135,8 +135,10 @@ class Funding:
 
     async def _send_batch(self, relayer: Relayer, waiting_since: float | None) -> str:
         """What keeps everything from moving, or nothing."""
-        halt, newest = await self.ledger.read(lambda c: (binding.funding_halt(c), deposits.newest_block(c)))
-        if halt:
+        halt, newest, is_idle = await self.ledger.read(
+            lambda c: (binding.funding_halt(c), deposits.newest_block(c), funding.is_idle(c))
+        )
+        if halt or is_idle:
             return halt
         await self._forget_done()
         anchor = await relayer.watcher.newest()

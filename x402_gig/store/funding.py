@@ -139,6 +139,8 @@ _IS_UNCOLLECTED = text("payments.state = 'settled' and payments.commission > 0 a
 _PENDING = select(movements.c.id).where(movements.c.kind == COMMISSION, movements.c.state == "due").limit(1)
 _UNCOLLECTED = select(payments.c.id, payments.c.commission).where(_IS_UNCOLLECTED)
 _UNCOLLECTED = _UNCOLLECTED.order_by(payments.c.id).limit(bindparam("limit"))
+_ANY_UNCOLLECTED = select(payments.c.id).where(_IS_UNCOLLECTED).limit(1)
+_ANY_DUE = select(movements.c.id).where(text("movements.state = 'due' and movements.asset is null")).limit(1)
 _INSERT_COMMISSIONS = insert(commissions)
 _COLLECT = update(payments).where(payments.c.id.in_(bindparam("ids", expanding=True)))
 _COLLECT = _COLLECT.values(collected=bindparam("is_collected"))
@@ -146,6 +148,11 @@ _INSERT_ALL = insert(movements)
 _INSERT = _INSERT_ALL.returning(movements.c.id)
 _ENTER_SLOT = insert(slot_movements)
 _NEXT_SUBJECT = select(func.coalesce(func.max(movements.c.subject), 0) + 1).where(movements.c.kind == bindparam("kind"))
+
+
+def is_idle(connection: Connection) -> bool:
+    """Is there nothing to move, and no commission to collect?"""
+    return all(connection.execute(query).first() is None for query in (_ANY_DUE, _ANY_UNCOLLECTED))
 
 
 def write_commission(connection: Connection, payee: str, nonce_of: Callable[[int], str], limit: int = 1000) -> None:

@@ -69,6 +69,18 @@ def carried(db: Connection) -> list[list[int]]:
 # Rewards
 
 
+def test_it_is_idle_until_a_gig_is_sold_and_again_when_all_has_moved(db: Connection) -> None:
+    assert funding.is_idle(db)
+    sell(db, 1)
+    assert not funding.is_idle(db)
+    complete(db, *funding.due(db, "reward", 10))
+    assert not funding.is_idle(db)  # its commission is not collected yet
+    write_commission(db)
+    assert not funding.is_idle(db)
+    complete(db, *commissions(db))
+    assert funding.is_idle(db)
+
+
 def test_every_gigs_reward_is_due_oldest_first(db: Connection) -> None:
     sell(db, 1, 2, 3)
     found = funding.due(db, "reward", 2)
