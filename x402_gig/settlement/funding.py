@@ -138,9 +138,11 @@ class Funding:
         halt, newest, is_idle = await self.ledger.read(
             lambda c: (binding.funding_halt(c), deposits.newest_block(c), funding.is_idle(c))
         )
-        if halt or is_idle:
+        if halt:
             return halt
         await self._forget_done()
+        if is_idle:
+            return ""
         anchor = await relayer.watcher.newest()
         if anchor.number < newest:
             anchor = await self.node.head()

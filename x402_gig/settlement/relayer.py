@@ -215,6 +215,8 @@ class Relayer:
         sending = Sending(self, slot, attempts)
         for tries in itertools.count():
             self.leases.check_known(self.lease, self._fence)
+            if tries or not slot.first:
+                await self._check_backing(slot)
             try:
                 if end := await sending.step(is_first=tries == 0):
                     return end
@@ -222,6 +224,14 @@ class Relayer:
                 log.warning("slot %d/%d: %s", slot.slot_id, slot.nonce, exc.detail)
             await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
         raise AssertionError("unreachable")
+
+    async def _check_backing(self, slot: Slot) -> None:
+        """A gig's wallet sends nothing again while its funding is off the chain: it might pay out of the reward.
+
+        Raises Unavailable; the slot stays open.
+        """
+        if slot.purpose == slots.PAYOUT and not await self.ledger.read(lambda c: slots.is_backed(c, slot)):
+            raise Unavailable(f"slot {slot.slot_id}/{slot.nonce} waits until its gig is funded again")
 
 
 def _close(connection: Connection, slot: Slot, state: str, end: End) -> None:

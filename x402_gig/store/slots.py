@@ -116,6 +116,13 @@ def open_payouts(connection: Connection) -> list[int]:
     return list(connection.execute(query).scalars())
 
 
+def is_backed(connection: Connection, slot: Slot) -> bool:
+    """Not while a reorganisation has taken the funding of a gig away whose wallet pays in it."""
+    pays = select(gigs.c.id).join(movements, movements.c.source_gig == gigs.c.id).join(slot_movements)
+    unfunded = pays.where(slot_movements.c.slot_id == slot.slot_id, gigs.c.is_funded == 0)
+    return connection.execute(unfunded).first() is None
+
+
 def sent_by(connection: Connection, sender: str) -> int:
     """How many nonces of this account the ledger knows."""
     return int(connection.execute(select(func.count()).where(slots.c.relayer == sender)).scalar_one())
