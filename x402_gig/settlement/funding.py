@@ -20,7 +20,7 @@ from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import Batch, Relayer
-from x402_gig.store import binding, deposits, direct, funding
+from x402_gig.store import binding, deposits, direct, funding, slots
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement, Pulse
 
@@ -145,11 +145,11 @@ class Funding:
             return ""
         anchor = await relayer.watcher.newest()
         if anchor.number < newest:
-            anchor = await self.node.head()
+            anchor = await relayer.watcher.look()
         valid_before = int(self.clock()) + LIFETIME_S
         balance = await self.node.balance_of(self.wallets.intake.address, anchor)
         plan = Plan(self, anchor, balance, valid_before)
-        slot = await relayer.write_down("funding", plan)
+        slot = await relayer.write_down(slots.FUNDING, plan)
         if slot is None:
             if plan.is_early or plan.is_put_off:
                 self.due()

@@ -256,8 +256,7 @@ class Sending:
             await self._finish_older()
         if mined := await self._send_or_find(wait=is_first):
             return mined
-        head = await self.relayer.node.head()
-        self.relayer.watcher.saw(head)
+        head = await self.relayer.watcher.look()
         if await self.relayer.node.nonce(self.relayer.wallet.address) > self.slot.nonce:
             self._looks += 1
             return head if self._looks >= LOOKS_BEFORE_LOST else None
@@ -292,12 +291,9 @@ class Sending:
         return None
 
     async def _is_sealed(self, receipt: Receipt) -> bool:
-        """A pre-confirmation names a block that the chain does not have (yet)."""
-        block = await self.relayer.node.block(receipt.block_number)
-        if block is None or block.hash != receipt.block_hash:
-            return False
-        self.relayer.watcher.saw(block)
-        return True
+        """A pre-confirmation names a block that the chain does not have (yet). Nobody waits for a reward's."""
+        is_urgent = self.slot.purpose != slots.FUNDING
+        return await self.relayer.watcher.has(receipt.block_number, receipt.block_hash, is_urgent=is_urgent)
 
     async def _better_attempt(self, head: Block) -> Attempt | None:
         """A transaction to take the newest attempt's place, when it cannot get into a block as it is."""

@@ -21,6 +21,10 @@ log = logging.getLogger(__name__)
 # The cursor is kept this often; what it has passed since is read again after a restart.
 PERSIST_S = 2
 PERSIST_EVERY = 50
+# Where blocks come faster than Base's, new ones are read this often, if nobody waits for what is in them.
+READ_S = 2
+# A block named by a pre-confirmation is there by then, or it never will be.
+SEALED_WITHIN_S = 3
 RANGE = 500
 # From here on, new blocks are read together.
 SEVERAL = 2
@@ -50,12 +54,17 @@ class Watcher:
         self._clock = clock
         self._intake = intake
         self._behind = confirmations - 1
+        # With more of them, buyers wait for what is read.
+        self._pause_s = READ_S if confirmations == 1 else 0
         self._depth = reorg_depth
         self._cursor: Block | None = None
         self._persisted, self._persisted_at = -1, 0.0
+        self._read_at = 0.0
         self._moved = asyncio.Condition()
         self._woken = asyncio.Event()
         self._head: Block | None = None
+        # The head when blocks were read last.
+        self._read_head: Block | None = None
         self.seen_at = 0.0
         # How long the last transaction of ours took to get into a block.
         self.inclusion_s = 0.0
@@ -63,12 +72,39 @@ class Watcher:
 
     async def newest(self) -> Block:
         """The newest block seen; asked for where none was. Raises ChainUnavailable."""
-        return self._head or await self._node.head()
+        return self._head or await self.look()
 
-    def saw(self, block: Block) -> None:
-        """Somebody else has met this block on the chain."""
-        if self._head is None or block.number > self._head.number:
-            self._head = block
+    async def look(self) -> Block:
+        """The newest block, asked for now. Raises ChainUnavailable."""
+        head = await self._node.head()
+        self._clock.saw(head)
+        self._head = head
+        self.seen_at = time.monotonic()
+        await self._tell()
+        return head
+
+    async def has(self, number: int, block_hash: str, *, is_urgent: bool) -> bool:
+        """Is this block sealed and on the chain? One that is not there yet is waited for, for a while.
+
+        Looks at once when it `is_urgent`, else the next one to look sees it. Raises ChainUnavailable.
+        """
+        if is_urgent and (self._head is None or self._head.number < number):
+            await self.look()
+        head = await self._reached(number)
+        if head is None:
+            return False
+        if (number, block_hash) in ((head.number, head.hash), (head.number - 1, head.parent_hash)):
+            return True
+        block = await self._node.block(number)
+        return block is not None and block.hash == block_hash
+
+    async def _reached(self, number: int) -> Block | None:
+        """The newest block seen when it is this high; None if that takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SEALED_WITHIN_S), self._moved:
+                await self._moved.wait_for(lambda: self._head is not None and self._head.number >= number)
+                return self._head
+        return None
 
     @property
     def cursor(self) -> Block:
@@ -79,10 +115,16 @@ class Watcher:
 
     async def run(self, interval_s: float) -> None:
         """Follow the chain until cancelled."""
+        seen_at = 0.0
         while True:
+            is_wanted = self._woken.is_set()
             self._woken.clear()
             try:
-                await self.catch_up()
+                # Whoever else has looked meanwhile has looked for us too.
+                head = await self.look() if is_wanted or self.seen_at == seen_at else await self.newest()
+                seen_at = self.seen_at
+                if is_wanted or time.monotonic() >= self._read_at + self._pause_s:
+                    await self._read_up_to(head)
             except GigError as exc:
                 self._report(exc.detail)
             else:
@@ -104,8 +146,10 @@ class Watcher:
 
     async def catch_up(self) -> None:
         """Read all confirmed blocks that are not read yet. Raises ChainUnavailable or ChainRefused."""
-        head = await self._node.head()
-        self._clock.saw(head)
+        await self._read_up_to(await self.look())
+
+    async def _read_up_to(self, head: Block) -> None:
+        before = self._cursor
         if self._cursor is None:
             self._cursor = await self._resume()
         elif await self._was_replaced(head):
@@ -121,8 +165,12 @@ class Watcher:
         await self._read_blocks(last)
         if self._cursor.number != self._persisted and time.monotonic() > self._persisted_at + PERSIST_S:
             await self._persist(self._cursor)
-        self._head = head
-        self.seen_at = time.monotonic()
+        self._read_head = head
+        if self._cursor != before:
+            self._read_at = time.monotonic()
+        await self._tell()
+
+    async def _tell(self) -> None:
         async with self._moved:
             self._moved.notify_all()
 
@@ -133,7 +181,8 @@ class Watcher:
 
     async def _was_replaced(self, head: Block) -> bool:
         """Another head of the same height: without a next block, no parent hash tells."""
-        if self._head is None or head.number != self._head.number or head.hash == self._head.hash:
+        known = self._read_head
+        if known is None or head.number != known.number or head.hash == known.hash:
             return False
         block = await self._node.block(self.cursor.number)
         return block is not None and block.hash != self.cursor.hash
@@ -243,5 +292,7 @@ class Watcher:
 
     async def passed(self, block_number: int) -> None:
         """Wait until every deposit up to this block is in the ledger."""
+        if self.cursor.number < block_number:
+            self.wake()
         async with self._moved:
             await self._moved.wait_for(lambda: self.cursor.number >= block_number)

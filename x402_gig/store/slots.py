@@ -12,7 +12,7 @@ from x402_gig.store.tables import attempts, gigs, movements, payments, slot_move
 
 DEPLOY = "deploy"
 # A gig's wallet gets gas, and sends a token by a transaction of its own.
-GAS, PAYOUT = "gas", "payout"
+GAS, FUNDING, PAYOUT = "gas", "funding", "payout"
 
 
 @dataclass(frozen=True)
