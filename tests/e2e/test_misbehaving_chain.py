@@ -154,6 +154,28 @@ def test_receipts_that_are_missing_for_a_while_double_nothing(shop: Shop) -> Non
     one.gig()
 
 
+def test_a_block_that_is_only_promised_is_waited_for_without_asking_again_and_again(shop: Shop) -> None:
+    one = sale(shop.dev)
+
+    def promise(request: Json, _: faults.Forward) -> faults.Reply:
+        """A pre-confirmation: the block that is named does not exist, and the one that comes has another hash."""
+        transaction = shop.dev.rpc("eth_sendRawTransaction", *request["params"])
+        number = hex(int(shop.dev.rpc("eth_blockNumber"), 16) + 1)
+        block = {"blockNumber": number, "blockHash": "0x" + "ab" * 32}
+        receipt = {"transactionHash": transaction, "status": "0x1", "gasUsed": "0x1", "logs": [], **block}
+        return faults.answers(receipt)(request, _)
+
+    with shop.proxy.broken(promise, SEND[0]), meanwhile(one) as [first]:
+        with no_blocks(shop.dev):
+            in_pool(shop.dev)
+            sent, looked = shop.asked(*SEND, "eth_getTransactionReceipt"), shop.asked("eth_getBlockByNumber")
+            until(lambda: shop.asked("eth_getBlockByNumber") > looked + 2)
+            assert not first.done()
+            assert shop.asked(*SEND, "eth_getTransactionReceipt") == sent
+        assert first.result().status_code == 200
+    one.gig()
+
+
 def test_a_node_that_is_behind_and_makes_things_up_misses_nothing(shop: Shop) -> None:
     """A load balancer: every second answer, more or less, is of a node that does not have the newest blocks."""
     chance = Random(1)
