@@ -1,10 +1,11 @@
 """Keccak-256, and what an address looks like with its checksum."""
 
-from Crypto.Hash.keccak import new
+from sha3 import keccak_256
 
 
 def keccak(data: bytes) -> bytes:
-    return new(digest_bytes=32, data=data).digest()
+    digest: bytes = keccak_256(data).digest()
+    return digest
 
 
 def with_checksum(address: str) -> str:
