@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError, SQLAlchemyError
 
@@ -34,7 +35,6 @@ __all__ = ["Connection", "InsertIgnore", "InsertOrReplace", "Ledger"]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-DIALECTS: Mapping[str, Any] = {"sqlite": sqlite, "postgresql": postgresql}
 LOCK_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
 # The lock that writers take on PostgreSQL: any number, the same in every version.
@@ -191,18 +191,20 @@ def _why(url: str, exc: Exception, is_guest: bool) -> str:
     return NO_FILE
 
 
+def _insert(dialect: str, table: Table) -> Any:
+    """Knows ON CONFLICT. Only the database at hand is imported: the other takes its time at each start."""
+    return import_module(f"sqlalchemy.dialects.{dialect}").insert(table)
+
+
 class InsertIgnore:
     """INSERT … ON CONFLICT DO NOTHING of any number of rows, on either database."""
 
     def __init__(self, table: Table, *returning: Column[Any]) -> None:
-        self._statements = {
-            name: dialect.insert(table).on_conflict_do_nothing().returning(*returning)
-            for name, dialect in DIALECTS.items()
-        }
+        self._statement = cache(lambda dialect: _insert(dialect, table).on_conflict_do_nothing().returning(*returning))
 
     def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> CursorResult[Any]:
         """Those that are new."""
-        return connection.execute(self._statements[connection.dialect.name], list(rows))
+        return connection.execute(self._statement(connection.dialect.name), list(rows))
 
 
 class InsertOrReplace:
@@ -212,14 +214,12 @@ class InsertOrReplace:
         self, table: Table, key: Sequence[str], columns: Sequence[str], where: ColumnElement[bool] | None = None
     ) -> None:
         self._key = key
-        self._statements = {
-            name: _replacing(dialect.insert(table), key, columns, where) for name, dialect in DIALECTS.items()
-        }
+        self._statement = cache(lambda dialect: _replacing(_insert(dialect, table), key, columns, where))
 
     def __call__(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Of rows with the same key the last one counts: PostgreSQL takes no two in one statement."""
         different = {tuple(row[name] for name in self._key): row for row in rows}
-        connection.execute(self._statements[connection.dialect.name], list(different.values()))
+        connection.execute(self._statement(connection.dialect.name), list(different.values()))
 
 
 def _replacing(statement: Any, key: Sequence[str], columns: Sequence[str], where: ColumnElement[bool] | None) -> Any:

@@ -52,7 +52,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _make(connection: Connection) -> None:
-    tables.metadata.create_all(connection)
+    tables.make(connection)
     version.create(connection)
     connection.execute(insert(version).values(version_num=REVISION))
 
