@@ -29,13 +29,15 @@ class Tally:
     """What a load came to. `answers` counts by status, 0 for a connection that was closed instead.
 
     The first answers are `kept`, the wanted ones and the `odd` ones. Whoever pays fills in what it cost the servers,
-    `cpu_s`, and how many payments moved money and were not answered with what they bought, `unserved`.
+    `cpu_s`, how many `calls` they made of their node until the last answer, and how many payments moved money and were
+    not answered with what they bought, `unserved`.
     """
 
     wanted: int
     seconds: float = 0
     in_time: int = 0
     cpu_s: float = 0
+    calls: int = 0
     unserved: int = 0
     answers: Counter[int] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)

@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +22,11 @@ WARM_UP = 0.25
 
 @dataclass
 class Market:
-    """20 payers with USDC on `chain`, and a shop that answers."""
+    """20 payers with USDC on `chain`, and a shop that answers. `calls` is how many it has made of its node."""
 
     chain: Chain
     shop: Shop
+    calls: Callable[[], int] = lambda: 0
 
     @cached_property
     def purse(self) -> Purse:
@@ -48,8 +49,9 @@ class Market:
         """So many payments, signed before the clock starts; it returns when the shop is done with all of them."""
         headers = self.purse.sign(self.requirements, payments)
         requests = paid_requests(self.shop.addresses[0], CREATE, headers)
-        spent, cpu_s = self.purse.spent_units(), self.shop.cpu_s
+        spent, cpu_s, calls = self.purse.spent_units(), self.shop.cpu_s, self.calls()
         tally = load.run(self.shop.addresses, requests, buyers=buyers, wanted=200, seconds=seconds)
+        tally.calls = self.calls() - calls
         self.shop.drain(self.chain, self.requirements["payTo"])
         tally.cpu_s = self.shop.cpu_s - cpu_s
         charged, rest = divmod(self.purse.spent_units() - spent, int(self.requirements["amount"]))

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -184,16 +184,19 @@ def crowd(bench: Bench) -> list[Row]:
 
 
 def calls(bench: Bench) -> list[Row]:
-    alone = Row("JSON-RPC calls for a payment, alone", 3, False)
+    served = Row("JSON-RPC calls until a lone buyer has the gig", 3, False)
+    alone = Row("JSON-RPC calls in all for a payment, alone", 3, False)
     together = Row(f"JSON-RPC calls for a payment, {BUYERS} at once", 0.3, False)
     for name, opener in bench.each("calls"):
         with devnet() as chain, counted(chain) as relay, opened(chain, opener, relay.chain) as market:
+            market.calls = relay.calls.total
             market.pay(1, 3)
             idle = _idle_calls(relay, bench.sizes.idle_s)
             # Each alone: the next one pays when the shop is done with the one before.
             alone.cells[name] = _calls(market, relay, idle, 1, [1] * bench.sizes.calls_alone)
+            served.cells[name] = replace(alone.cells[name], value=alone.cells[name].more["until_served"])
             together.cells[name] = _calls(market, relay, idle, BUYERS, [bench.sizes.calls_together])
-    return [alone, together]
+    return [served, alone, together]
 
 
 def _idle_calls(relay: Relay, seconds: float) -> float:
@@ -210,7 +213,8 @@ def _calls(market: Market, relay: Relay, idle: float, buyers: int, shares: Seque
     tallies = [market.pay(buyers, share) for share in shares]
     asked = relay.calls.total() - idle * (time.monotonic() - started)
     each = {name: number / sum(shares) for name, number in relay.calls.most_common()}
-    return _cell(asked / sum(shares), tallies, idle_per_s=idle, **each)
+    until_served = sum(tally.calls for tally in tallies) / sum(shares)
+    return _cell(asked / sum(shares), tallies, until_served=until_served, idle_per_s=idle, **each)
 
 
 # Starting
