@@ -1,6 +1,8 @@
-"""A receipt may be written down after its block was replaced and the new one read."""
+"""A receipt may be written down after its block was replaced and the new one read; and how often the chain is asked."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,23 +52,89 @@ def test_a_receipt_counts_while_its_block_is_part_of_the_chain(
     block_hash: str, outcome: str, is_late: bool, tmp_path: Path
 ) -> None:
     async def main() -> str:
-        ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        start = Cursor(HEIGHT - 1, word(1))
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), start, 0))
-        await ledger.write(lambda c: reserved(c, 1))
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
-        node = cast(Any, OneBlockAfterTheOther(block_hash))
-        depths = {"confirmations": 1, "reorg_depth": 1}
-        watcher = Watcher(node, ledger, settling, ChainClock(), intake=INTAKE.lower(), **depths)
-        if is_late:
-            await watcher.catch_up()
-        await settling.record([transfer(1)])
-        await watcher.confirm(HEIGHT, transfer(1).block_hash)
-        if not is_late:
-            await watcher.catch_up()
-        known = await ledger.read(lambda c: payments.find(c, reservation(1).key))
-        ledger.close()
+        async with watching(OneBlockAfterTheOther(block_hash), tmp_path) as (watcher, ledger, settling):
+            await ledger.write(lambda c: reserved(c, 1))
+            if is_late:
+                await watcher.catch_up()
+            await settling.record([transfer(1)])
+            await watcher.confirm(HEIGHT, transfer(1).block_hash)
+            if not is_late:
+                await watcher.catch_up()
+            known = await ledger.read(lambda c: payments.find(c, reservation(1).key))
         assert known is not None
         return "settled" if known.outcome else "open"
 
     assert asyncio.run(main()) == outcome
+
+
+class AStreamOfBlocks:
+    """A new block at each look; `looks` and `readings` are counted."""
+
+    def __init__(self) -> None:
+        self.looks = self.readings = 0
+
+    async def head(self) -> Block:
+        self.looks += 1
+        return await self.block(HEIGHT + 10 * self.looks)
+
+    async def block(self, number: int) -> Block:
+        block_hash = word(number) if number >= HEIGHT else word(1)
+        return Block(number, block_hash, word(number - 1), 0, 7, 30_000_000)
+
+    async def history(self, first: int, last: int, account: str) -> list[TokenTransfer]:
+        self.readings += 1
+        return []
+
+    async def balance_of(self, account: str, block: Block) -> int:
+        return 0
+
+
+def test_a_stream_of_blocks_is_read_now_and_then_and_at_once_when_somebody_waits(tmp_path: Path) -> None:
+    async def main() -> None:
+        chain = AStreamOfBlocks()
+        async with watching(chain, tmp_path) as (watcher, _, _):
+            following = asyncio.create_task(watcher.run(0.001))
+            await seen(lambda: chain.looks > 20)
+            assert chain.readings == 1
+            await watcher.passed((await watcher.newest()).number)
+            assert chain.readings == 2
+            following.cancel()
+
+    asyncio.run(main())
+
+
+def test_one_look_serves_everybody(tmp_path: Path) -> None:
+    async def main() -> None:
+        chain = AStreamOfBlocks()
+        async with watching(chain, tmp_path) as (watcher, _, _):
+            newest = await watcher.look()
+            assert await watcher.has(newest.number, newest.hash, is_urgent=True)
+            assert await watcher.has(newest.number - 1, newest.parent_hash, is_urgent=True)
+            assert not await watcher.has(newest.number, word(4242), is_urgent=True)
+            assert await watcher.has(newest.number - 5, word(newest.number - 5), is_urgent=True)
+            assert chain.looks == 1
+            higher = asyncio.create_task(watcher.has(newest.number + 2, word(newest.number + 2), is_urgent=False))
+            await asyncio.sleep(0)
+            assert chain.looks == 1
+            await watcher.look()
+            assert await higher
+
+    asyncio.run(main())
+
+
+@asynccontextmanager
+async def watching(chain: object, folder: Path) -> AsyncIterator[tuple[Watcher, Ledger, Settling]]:
+    """Everything up to the block before `HEIGHT` has been read."""
+    ledger = Ledger(f"sqlite:///{folder}/ledger.db")
+    start = Cursor(HEIGHT - 1, word(1))
+    await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), start, 0))
+    settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+    depths = {"confirmations": 1, "reorg_depth": 1}
+    yield Watcher(cast(Any, chain), ledger, settling, ChainClock(), intake=INTAKE.lower(), **depths), ledger, settling
+    ledger.close()
+
+
+async def seen(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
