@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from x402_gig.store.tables import leases, processes
 
@@ -112,12 +112,14 @@ def _held(connection: Connection, me: int) -> dict[str, int]:
     return {row.name: row.fence for row in connection.execute(query)}
 
 
+_IS_HELD = select(leases.c.name).where(
+    leases.c.name == bindparam("name"), leases.c.fence == bindparam("fence"), leases.c.process_id.is_not(None)
+)
+
+
 def is_held(connection: Connection, name: str, fence: int) -> bool:
     """Has nobody else had it since it was taken under this number, and was it not given up?"""
-    query = select(leases.c.name).where(
-        leases.c.name == name, leases.c.fence == fence, leases.c.process_id.is_not(None)
-    )
-    return connection.execute(query).first() is not None
+    return connection.execute(_IS_HELD, {"name": name, "fence": fence}).first() is not None
 
 
 def give_up(connection: Connection, process_id: int, name: str) -> None:

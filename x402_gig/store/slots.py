@@ -3,8 +3,9 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, insert, select, union_all, update
+from sqlalchemy import BigInteger, Connection, bindparam, case, exists, func, insert, literal, select, union_all, update
 
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import states
@@ -47,24 +48,29 @@ class End:
     gas_used: int | None = None
 
 
-_LAST_NONCE = select(func.max(slots.c.nonce)).where(slots.c.relayer == bindparam("relayer"))
-_OPEN = insert(slots).returning(slots.c.id)
+def _open() -> Any:
+    after_last = func.coalesce(func.max(slots.c.nonce) + 1, 0)
+    chain_nonce = bindparam("chain_nonce", type_=BigInteger)
+    values = {
+        "relayer": bindparam("relayer", type_=slots.c.relayer.type),
+        "nonce": case((after_last > chain_nonce, after_last), else_=chain_nonce),
+        "purpose": bindparam("purpose", type_=slots.c.purpose.type),
+        "state": literal("open"),
+        "created_at": bindparam("now", type_=BigInteger),
+    }
+    row = select(*values.values()).where(slots.c.relayer == values["relayer"])
+    return insert(slots).from_select(list(values), row).returning(slots.c.id, slots.c.nonce)
+
+
+_OPEN = _open()
 _ADD_ATTEMPT = insert(attempts)
 _ENTER_PAYMENTS = insert(slot_payments)
 
 
 def open_slot(connection: Connection, relayer: str, purpose: str, chain_nonce: int) -> Slot:
     """Take the relayer's next nonce: the one after its last slot, or the chain's when that is ahead."""
-    last = connection.execute(_LAST_NONCE, {"relayer": relayer}).scalar_one()
-    nonce = max(chain_nonce, -1 if last is None else last + 1)
-    values = {
-        "relayer": relayer,
-        "nonce": nonce,
-        "purpose": purpose,
-        "state": "open",
-        "created_at": int(time.time()),
-    }
-    slot_id = connection.execute(_OPEN, values).scalar_one()
+    values = {"relayer": relayer, "chain_nonce": chain_nonce, "purpose": purpose, "now": int(time.time())}
+    slot_id, nonce = connection.execute(_OPEN, values).one()
     return Slot(slot_id, relayer, nonce, purpose)
 
 
