@@ -17,11 +17,13 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    null,
     or_,
     select,
     true,
     tuple_,
     union,
+    union_all,
     update,
 )
 
@@ -69,7 +71,7 @@ class PaymentBook:
         return await self._ledger.read(lambda c: is_paid(c, key))
 
     async def look_up(self, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
-        return await self._ledger.read(lambda c: (find(c, key), find_abandoned(c, key, fingerprint, now_s)))
+        return await self._ledger.read(lambda c: look_up(c, key, fingerprint, now_s))
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
         return await self._ledger.write(lambda c: take_abandoned(c, key, payment_id, signature))
@@ -85,24 +87,30 @@ def _has_key(table: Any) -> Any:
     return and_(*(table.c[name] == bindparam(name) for name in PaymentKey._fields))
 
 
-_FIND = select(payments).where(_has_key(payments))
-_FIND_BY_ALIAS = select(payments, aliases.c.signature.label("alias_signature")).join(aliases).where(_has_key(aliases))
+# What `_known` reads.
+_STATUS = [
+    payments.c[name]
+    for name in ("id", "fingerprint", "state", "payer", "transaction", "answer", "reason", "detail", "abandoned")
+]
+# By its own key, or by that of an alias.
+_NAMED = (
+    select(*_STATUS, payments.c.signature).where(_has_key(payments)),
+    select(*_STATUS, aliases.c.signature).join(aliases).where(_has_key(aliases)),
+)
+_FIND = union_all(*_NAMED)
 
 
 def find(connection: Connection, key: PaymentKey) -> Known | None:
     """A payment by its own key or by that of an alias."""
     row = connection.execute(_FIND, key._asdict()).mappings().first()
-    if row is not None:
-        return _known(row, row["signature"])
-    row = connection.execute(_FIND_BY_ALIAS, key._asdict()).mappings().first()
-    return _known(row, row["alias_signature"]) if row is not None else None
+    return _known(row) if row is not None else None
 
 
-def _known(row: RowMapping, signature: str) -> Known:
+def _known(row: RowMapping) -> Known:
     return Known(
         payment_id=row["id"],
         fingerprint=row["fingerprint"],
-        signature=bytes.fromhex(signature),
+        signature=bytes.fromhex(row["signature"]),
         outcome=outcome_of(row),
         abandoned=bool(row["abandoned"]),
     )
@@ -153,8 +161,16 @@ def leave(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payment
 
 _KEY_COLUMNS = [payments.c[name] for name in PaymentKey._fields]
 _ALIAS_COLUMNS = [aliases.c[name] for name in PaymentKey._fields]
-_ALIASES_AMONG = select(*_ALIAS_COLUMNS).where(tuple_(*_ALIAS_COLUMNS).in_(bindparam("keys", expanding=True)))
 _INSERT = InsertIgnore(payments, *_KEY_COLUMNS, payments.c.id)
+# Which of these are aliases, and (without a nonce) which payers have an abandoned payment.
+_BESIDES = union_all(
+    select(*_ALIAS_COLUMNS).where(tuple_(*_ALIAS_COLUMNS).in_(bindparam("keys", expanding=True))),
+    select(payments.c.network, payments.c.asset, payments.c.payer, null()).where(
+        payments.c.abandoned == 1,
+        payments.c.payer.in_(bindparam("payers", expanding=True)),
+        payments.c.valid_before > bindparam("now"),
+    ),
+)
 
 
 def write_down(connection: Connection, wanted: Sequence[Reservation], broadcasts: int = 0) -> dict[PaymentKey, int]:
@@ -167,8 +183,7 @@ def write_down(connection: Connection, wanted: Sequence[Reservation], broadcasts
     """
     now = int(time.time())
     ordered = sorted(wanted, key=lambda r: r.key)
-    inherited = {_key(row) for row in connection.execute(_ALIASES_AMONG, {"keys": [r.key for r in ordered]}).mappings()}
-    inherited |= _inherit(connection, ordered, now)
+    inherited = _inherited(connection, ordered, now)
     new = [_new_row(r, now, broadcasts) for r in ordered if r.key not in inherited]
     if not new:
         return {}
@@ -177,18 +192,13 @@ def write_down(connection: Connection, wanted: Sequence[Reservation], broadcasts
     return ids
 
 
-_CARELESS = select(payments.c.payer).where(
-    payments.c.abandoned == 1,
-    payments.c.payer.in_(bindparam("payers", expanding=True)),
-    payments.c.valid_before > bindparam("now"),
-)
-
-
-def _inherit(connection: Connection, wanted: Sequence[Reservation], now: int) -> set[PaymentKey]:
-    """The keys that have just become aliases of abandoned payments."""
-    payers = list({r.key.payer for r in wanted})
-    careless = set(connection.execute(_CARELESS, {"payers": payers, "now": now}).scalars())
-    return {
+def _inherited(connection: Connection, wanted: Sequence[Reservation], now: int) -> set[PaymentKey]:
+    """The keys that are aliases, or have just become aliases of abandoned payments."""
+    values = {"keys": [r.key for r in wanted], "payers": list({r.key.payer for r in wanted}), "now": now}
+    rows = [PaymentKey(*row) for row in connection.execute(_BESIDES, values)]
+    known = {row for row in rows if row.nonce is not None}
+    careless = {row.payer for row in rows if row.nonce is None}
+    return known | {
         r.key
         for r in wanted
         if r.key.payer in careless
@@ -423,18 +433,20 @@ def _settled_last(connection: Connection, seconds: int) -> Select[tuple[int]]:
 
 _ITS_DEPOSIT = [deposits.c[name] == bindparam(name) for name in ("asset", "payer", "nonce")]
 _IS_PAID = select(literal(1)).where(*_ITS_DEPOSIT, deposits.c.on_chain == 1)
-_ABANDONED = (
-    select(payments.c.id)
-    .where(
-        payments.c.payer == bindparam("payer"),
-        payments.c.fingerprint == bindparam("fingerprint"),
-        payments.c.abandoned == 1,
-        payments.c.state != "rejected",
-        payments.c.valid_before > bindparam("now"),
-        # What is paid needs nobody else's money.
-        ~exists(_IS_PAID),
-    )
-    .order_by(payments.c.id)
+_CAN_BE_TAKEN = (
+    payments.c.payer == bindparam("payer"),
+    payments.c.fingerprint == bindparam("fingerprint"),
+    payments.c.abandoned == 1,
+    payments.c.state != "rejected",
+    payments.c.valid_before > bindparam("now"),
+    # What is paid needs nobody else's money.
+    ~exists(_IS_PAID),
+)
+_ABANDONED = select(func.min(payments.c.id)).where(*_CAN_BE_TAKEN)
+_LOOK_UP = union_all(
+    *_NAMED,
+    # Without a signature.
+    select(*_STATUS, null()).where(payments.c.id == _ABANDONED.correlate(None).scalar_subquery()),
 )
 
 
@@ -444,8 +456,23 @@ def is_paid(connection: Connection, key: PaymentKey) -> bool:
 
 
 def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
-    values = {**key._asdict(), "fingerprint": fingerprint, "now": now_s}
-    return connection.execute(_ABANDONED, values).scalars().first()
+    payment_id: int | None = connection.execute(_ABANDONED, _asked(key, fingerprint, now_s)).scalar_one()
+    return payment_id
+
+
+def look_up(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
+    """What `find` and `find_abandoned` tell, for one question."""
+    known = abandoned = None
+    for row in connection.execute(_LOOK_UP, _asked(key, fingerprint, now_s)).mappings():
+        if row["signature"] is None:
+            abandoned = row["id"]
+        else:
+            known = _known(row)
+    return known, abandoned
+
+
+def _asked(key: PaymentKey, fingerprint: str, now_s: int) -> dict[str, Any]:
+    return {**key._asdict(), "fingerprint": fingerprint, "now": now_s}
 
 
 _INSERT_ALIAS = InsertIgnore(aliases, aliases.c.payment_id)
