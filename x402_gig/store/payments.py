@@ -17,6 +17,7 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    literal_column,
     null,
     or_,
     select,
@@ -159,6 +160,8 @@ def leave(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payment
     return ids
 
 
+# Written out: what a partial index has as its condition SQLite compares with each new parameter, and plans anew.
+_IS_ABANDONED = payments.c.abandoned == literal_column("1")
 _KEY_COLUMNS = [payments.c[name] for name in PaymentKey._fields]
 _ALIAS_COLUMNS = [aliases.c[name] for name in PaymentKey._fields]
 _INSERT = InsertIgnore(payments, *_KEY_COLUMNS, payments.c.id)
@@ -166,7 +169,7 @@ _INSERT = InsertIgnore(payments, *_KEY_COLUMNS, payments.c.id)
 _BESIDES = union_all(
     select(*_ALIAS_COLUMNS).where(tuple_(*_ALIAS_COLUMNS).in_(bindparam("keys", expanding=True))),
     select(payments.c.network, payments.c.asset, payments.c.payer, null()).where(
-        payments.c.abandoned == 1,
+        _IS_ABANDONED,
         payments.c.payer.in_(bindparam("payers", expanding=True)),
         payments.c.valid_before > bindparam("now"),
     ),
@@ -436,7 +439,7 @@ _IS_PAID = select(literal(1)).where(*_ITS_DEPOSIT, deposits.c.on_chain == 1)
 _CAN_BE_TAKEN = (
     payments.c.payer == bindparam("payer"),
     payments.c.fingerprint == bindparam("fingerprint"),
-    payments.c.abandoned == 1,
+    _IS_ABANDONED,
     payments.c.state != "rejected",
     payments.c.valid_before > bindparam("now"),
     # What is paid needs nobody else's money.
