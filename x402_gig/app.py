@@ -324,7 +324,7 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     limits = Limits(settings.minimum_reward, settings.maximum_reward, token.address, preset.v1_name)
     clock, metrics = ChainClock(), Metrics()
     shop = GigShop(limits, settings.commission_bps, preset.chain_id, clock.now)
-    shelves = _shelves([shop, *extra_products], wallets)
+    shelves = _shelves(preset.caip2, [shop, *extra_products], wallets)
     ledger = Ledger(settings.database_url.get_secret_value())
     settling = Settling(ledger, shelves, intake=intake, asset=token.address, clock=clock)
     depths = {"confirmations": settings.confirmations, "reorg_depth": settings.reorg_depth}
@@ -370,11 +370,11 @@ def _seller(settings: Settings, intake: str) -> Seller:
     )
 
 
-def _shelves(products: Sequence[Product], wallets: Wallets) -> Shop:
+def _shelves(network: str, products: Sequence[Product], wallets: Wallets) -> Shop:
     def open_book(connection: Connection, most: int) -> AbstractContextManager[GigShelf]:
         return open_shelf(connection, most, wallets.gig_address, wallets.reward_nonce)
 
-    return Shop({product.name: product for product in products}, open_book)
+    return Shop(network, {product.name: product for product in products}, open_book)
 
 
 @asynccontextmanager

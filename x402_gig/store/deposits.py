@@ -16,11 +16,13 @@ from sqlalchemy import (
     RowMapping,
     ScalarSelect,
     Select,
+    String,
     and_,
     bindparam,
     cast,
     func,
     literal,
+    literal_column,
     select,
     union,
     update,
@@ -41,8 +43,12 @@ SEEN_IN_BLOCKS = (deposits, movements, slots, gig_deposits)
 
 @dataclass(frozen=True)
 class Shop:
-    """The products on sale by name, and the book for so many of them, written to within a transaction."""
+    """The products on sale by name, and the book for so many of them, written to within a transaction.
 
+    `network`: the one that they are paid on, as x402 names it.
+    """
+
+    network: str
     products: Mapping[str, Product]
     open_book: Callable[[Connection, int], AbstractContextManager[Any]]
 
@@ -150,17 +156,19 @@ def is_free() -> tuple[ColumnElement[bool], ...]:
 
 
 _SAME_AUTHORIZATION = [deposits.c[name] == payment_rows.c[name] for name in ("asset", "payer", "nonce", "value")]
+_WANTED = [payment_rows.c[name] for name in ("id", "payer", "value", "network", "product", "terms", "answer")]
 _TO_SETTLE = (
-    select(payment_rows, deposits.c.transaction.label("deposit_transaction"), deposits.c.id.label("deposit_id"))
+    select(*_WANTED, deposits.c.transaction.label("deposit_transaction"), deposits.c.id.label("deposit_id"))
     .join(deposits, and_(*_SAME_AUTHORIZATION))
     .where(
         deposits.c.nonce.in_(bindparam("nonces", expanding=True)),
         # As `is_free`, but found by the nonce: IS NULL has an index of its own that leads to nearly all rows.
         deposits.c.on_chain == 1,
         func.coalesce(deposits.c.payment_id, deposits.c.refund_id, 0) == 0,
-        payment_rows.c.state == "open",
-        # One whose product is not on sale here stays open: nothing else can deliver it.
-        payment_rows.c.product.in_(bindparam("products", expanding=True)),
+        # The whole key of the payment, and not found by the network alone: it is the same for all.
+        payment_rows.c.network == func.coalesce(bindparam("network", type_=String), deposits.c.asset),
+        # Written out: see `payments`.
+        payment_rows.c.state == literal_column("'open'"),
     )
     .order_by(payment_rows.c.id)
 )
@@ -173,10 +181,12 @@ def settle(connection: Connection, shop: Shop, nonces: Iterable[str]) -> dict[in
 
     A deposit of another value than the payment's is not its deposit: the payer signed two authorizations.
     """
-    wanted = {"nonces": list(nonces), "products": list(shop.products)}
+    wanted = {"nonces": list(nonces), "network": shop.network}
     if not wanted["nonces"]:
         return {}
-    rows = connection.execute(_TO_SETTLE, wanted).mappings().all()
+    found = connection.execute(_TO_SETTLE, wanted).mappings()
+    # One whose product is not on sale here stays open: nothing else can deliver it.
+    rows = [row for row in found if row["product"] in shop.products]
     if not rows:
         return {}
     owners = [{"deposit_id": row["deposit_id"], "owner": row["id"]} for row in rows]

@@ -1,6 +1,7 @@
 """Payments, and the transfers that pay them, by number: number n has payer and nonce n."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from x402_gig.store.payments import Reservation
 from x402_gig.store.slots import End
 
 ASSET = USDC.lower()
+NETWORK = "eip155:8453"
 REWARD, COMMISSION = 10_000_000, 1_000_000
 ORDER = Order("thing", {"size": 1}, PRICE)
 
@@ -30,7 +32,7 @@ def word(number: int) -> str:
 
 
 def key(number: int) -> PaymentKey:
-    return PaymentKey("eip155:8453", ASSET, address(number), word(number))
+    return PaymentKey(NETWORK, ASSET, address(number), word(number))
 
 
 def reservation(number: int, order: Order = ORDER, **changes: Any) -> Reservation:
@@ -90,4 +92,8 @@ def commission_nonce(row: int) -> str:
     return word(0xC000 + row)
 
 
-SHOP = Shop({"thing": Thing()}, lambda connection, most: open_shelf(connection, most, wallet_of, reward_nonce))
+def open_book(connection: Connection, most: int) -> AbstractContextManager[GigShelf]:
+    return open_shelf(connection, most, wallet_of, reward_nonce)
+
+
+SHOP = Shop(NETWORK, {"thing": Thing()}, open_book)

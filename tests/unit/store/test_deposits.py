@@ -1,11 +1,13 @@
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, event, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from tests.unit.payments.examples import NOW, PRICE
+from tests.unit.store.conftest import on_sqlite
 from tests.unit.store.examples import (
     ASSET,
     COMMISSION,
@@ -55,6 +57,20 @@ def test_a_deposit_delivers_its_order(db: Connection) -> None:
     assert gig is not None
     assert (gig.wallet, gig.reward_units, gig.commission_units) == (wallet_of(1), REWARD, COMMISSION)
     assert (gig.deposit_transaction, gig.reward_transaction, gig.commission_transaction) == (word(1001), None, None)
+
+
+@on_sqlite
+def test_its_payment_is_found_however_often_its_payer_has_paid(db: Connection) -> None:
+    asked: list[Any] = []
+
+    @event.listens_for(db, "before_cursor_execute")
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    deposits.settle(db, SHOP, [word(1)])
+    [(statement, parameters)] = [query for query in asked if not query[0].startswith("BEGIN")]
+    plan = [row[3] for row in db.exec_driver_sql(f"explain query plan {statement}", parameters)]
+    assert any("(network=? AND asset=? AND payer=? AND nonce=?)" in step for step in plan), plan
 
 
 def test_its_reward_is_due_from_then_on(db: Connection) -> None:
