@@ -32,7 +32,7 @@ from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.payments.order import Product, Purchase
 from x402_gig.payments.outcome import Settled
 from x402_gig.store import payments
-from x402_gig.store.engine import InsertOrReplace
+from x402_gig.store.engine import InsertIgnore, InsertOrReplace
 from x402_gig.store.payments import Delivery
 from x402_gig.store.tables import deposits, gig_deposits, ledger, movements, slots
 from x402_gig.store.tables import payments as payment_rows
@@ -54,6 +54,7 @@ class Shop:
 
 
 _PLACE = ["value", "transaction", "log_index", "block_number", "block_hash", "on_chain"]
+_ADD_AUTHORIZED = InsertIgnore(deposits)
 _PUT_AUTHORIZED = InsertOrReplace(deposits, ["asset", "payer", "nonce"], _PLACE)
 _PUT_PLAIN = InsertOrReplace(deposits, ["transaction", "log_index"], ["payer", *_PLACE], deposits.c.nonce.is_(None))
 
@@ -65,7 +66,8 @@ def record(connection: Connection, asset: str, transfers: Iterable[TokenTransfer
         del row["payee"]
     authorized = [row for row in rows if row["nonce"] is not None]
     plain = [row for row in rows if row["nonce"] is None]
-    if authorized:
+    # Nearly always they are new, and then there is nothing to look for.
+    if authorized and _ADD_AUTHORIZED(connection, authorized).rowcount != len(authorized):
         _release_changed(connection, authorized)
         _PUT_AUTHORIZED(connection, authorized)
     if plain:

@@ -5,7 +5,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, exists, func, insert, literal, select, union_all, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import states
@@ -164,10 +178,13 @@ def is_wanted(connection: Connection, slot: Slot) -> bool:
     return slot.purpose == DEPLOY or found.first() is not None
 
 
+def _may_become(state: str) -> ColumnElement[bool]:
+    # Not IN, which is put together anew each time.
+    return or_(*(slots.c.state == before for before in states.before("slot", state)))
+
+
 _CLOSE = {
-    state: update(slots)
-    .where(slots.c.id == bindparam("slot_id"), slots.c.state.in_(states.before("slot", state)))
-    .values(state=state)
+    state: update(slots).where(slots.c.id == bindparam("slot_id"), _may_become(state)).values(state=state)
     for state in ("mined", "reverted", "filled", "lost")
 }
 
