@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -68,6 +68,7 @@ class Ledger:
         except (SQLAlchemyError, ImportError) as exc:
             # `from None`: a driver's message may repeat the URL, and with it the password.
             raise CannotStart([f"X402_GIG_DATABASE_URL: {_why(url, exc, is_guest)}"]) from None
+        self._writing, self._looking = _transactions(self._engine), _transactions(self._reading)
         self._writer = ThreadPoolExecutor(1, "ledger-write")
         self._readers = ThreadPoolExecutor(2, "ledger-read")
         self._asked: list[_Asked] = []
@@ -81,7 +82,7 @@ class Ledger:
         """
 
         def run() -> T:
-            with self._engine.begin() as connection:
+            with self._writing() as connection:
                 return work(connection)
 
         with _as_unavailable():
@@ -109,7 +110,7 @@ class Ledger:
 
     def _read(self, asked: Sequence["_Asked"]) -> None:
         try:
-            with self._reading.begin() as connection:
+            with self._looking() as connection:
                 results = [one.work(connection) for one in asked]
         except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to the one who asked, who waits for it
             if len(asked) == 1:
@@ -267,6 +268,30 @@ def _reading(engine: Engine) -> Engine:
     if engine.dialect.name == "sqlite":
         return engine.execution_options(read_only=True)
     return engine.execution_options(read_only=True, isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def _transactions(engine: Engine) -> Callable[[], AbstractContextManager[Connection]]:
+    """Where a transaction of this engine begins.
+
+    With SQLite a thread keeps its connection as long as all goes well: nothing can cut it off, and to take it out of
+    the pool each time takes longer than to begin and to commit.
+    """
+    if engine.dialect.name != "sqlite":
+        return engine.begin
+    own = threading.local()
+
+    @contextmanager
+    def begin() -> Iterator[Connection]:
+        connection = vars(own).pop("connection", None) or engine.connect()
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            connection.close()  # whatever state it is in
+            raise
+        own.connection = connection
+
+    return begin
 
 
 def _sqlite(url: URL) -> Engine:
