@@ -80,14 +80,20 @@ class Ledger:
         Raises Unavailable, and then nothing changed; when PostgreSQL went away in the middle of the commit, perhaps it
         did: whatever is written may be found written already.
         """
-
-        def run() -> T:
-            with self._writing() as connection:
-                return work(connection)
-
+        # A transaction that was asked for is not torn, nor left out, when a client hangs up.
+        asked = _Asked(work, asyncio.get_running_loop().create_future())
+        _submit(self._writer, lambda: self._write(asked))
         with _as_unavailable():
-            # Shielded: a transaction that has begun is not torn by a client that hangs up.
-            return await asyncio.shield(asyncio.wrap_future(_submit(self._writer, run)))
+            result: T = await asked.answer
+            return result
+
+    def _write(self, asked: "_Asked") -> None:
+        try:
+            with self._writing() as connection:
+                result = asked.work(connection)
+        except BaseException as exc:  # noqa: BLE001 - as in `_read`
+            result = exc
+        _tell([asked], [result])
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on a consistent view. Raises Unavailable.
