@@ -153,6 +153,8 @@ class _Asked:
     def tell(self, result: Any) -> None:
         if self.answer.done():  # whoever asked has gone
             return
+        if isinstance(result, StopIteration):  # a future takes none
+            result = RuntimeError("a query ended in StopIteration")
         if isinstance(result, BaseException):
             self.answer.set_exception(result)
         else:

@@ -346,6 +346,13 @@ def test_whatever_a_question_raises_nobody_waits_for_ever(ledger: Ledger) -> Non
     assert isinstance(second, Rare)
 
 
+def test_a_query_that_runs_out_of_rows_is_an_error_and_not_a_wait_for_ever(ledger: Ledger) -> None:
+    nothing: Iterator[int] = iter(())
+    for ask in (ledger.read, ledger.write):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            asyncio.run(asyncio.wait_for(ask(lambda _: next(nothing)), 10))
+
+
 def test_whoever_asks_and_leaves_keeps_nobody_from_an_answer(ledger: Ledger) -> None:
     async def leave() -> int:
         asked = asyncio.ensure_future(ledger.read(count))
