@@ -56,6 +56,7 @@ async def listening(app: ASGIApp, listener: socket.socket, proxies: Sequence[str
         log_config=None,
         access_log=False,
         lifespan="off",
+        ws="none",
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
         proxy_headers=bool(proxies),
