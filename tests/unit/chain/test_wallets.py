@@ -35,14 +35,16 @@ def test_every_wallet_is_at_its_bip_44_path(account: int) -> None:
 
 
 def test_a_gigs_address_is_its_wallets() -> None:
-    assert WALLETS.gig_address(5) == WALLETS.gig_wallet(5).address
+    ids = [*range(1, 50), MAX_GIG_ID]
+    assert [WALLETS.gig_address(gig_id) for gig_id in ids] == [WALLETS.gig_wallet(gig_id).address for gig_id in ids]
 
 
 @pytest.mark.parametrize("gig_id", [0, -1, MAX_GIG_ID + 1, 2**32 + 1])
 def test_an_id_that_has_no_path_has_no_wallet(gig_id: int) -> None:
     """Past 2**31 a path would mean a hardened key, and another gig's."""
-    with pytest.raises(ValueError, match="has no wallet"):
-        WALLETS.gig_wallet(gig_id)
+    for way in (WALLETS.gig_wallet, WALLETS.gig_address):
+        with pytest.raises(ValueError, match="has no wallet"):
+            way(gig_id)
 
 
 @pytest.mark.parametrize("phrase", ["", "test", "one two three", PHRASE + " rain", " ".join(["zoo"] * 12)])
