@@ -245,6 +245,20 @@ def test_an_error_of_the_database_is_unavailable_and_leaves_nothing(ledger: Ledg
     assert asyncio.run(ledger.read(count)) == 0
 
 
+@on_sqlite
+def test_a_commit_that_fails_keeps_nobody_from_writing(ledger: Ledger) -> None:
+    """SQLite leaves such a transaction open, for its writer to mend."""
+
+    def work(db: Connection) -> None:
+        db.execute(text("pragma defer_foreign_keys = on"))
+        db.execute(insert(tables.slot_payments), {"slot_id": 77, "payment_id": 78})
+
+    with pytest.raises(Unavailable, match="IntegrityError"):
+        asyncio.run(ledger.write(work))
+    asyncio.run(ledger.write(lambda db: db.execute(insert(slots), slot(1))))
+    assert asyncio.run(ledger.read(count)) == 1
+
+
 def test_writers_take_turns_so_that_what_was_read_still_holds(ledger: Ledger, url: str) -> None:
     """Also those of another process."""
     asyncio.run(ledger.write(lambda db: db.execute(insert(slots), slot(0))))
