@@ -1,6 +1,19 @@
 """A purchase from outside: answers, and above all balances on chain."""
 
-from tests.harness import Dev, decode, dev_server, gig_terms, payload_v2, payment_header, payment_header_v1
+import time
+
+from tests.harness import (
+    Dev,
+    decode,
+    dev_server,
+    devnet,
+    gig_terms,
+    payload_v2,
+    payment_header,
+    payment_header_v1,
+    served,
+    until,
+)
 
 
 def test_a_paid_gig_is_live_and_its_reward_is_in_its_own_wallet() -> None:
@@ -50,3 +63,17 @@ def test_the_same_payment_again_is_the_same_gig_and_charged_once(dev: Dev) -> No
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.text for answer in answers}) == 1
     assert dev.usdc(buyer.address) == 89_000_000
+
+
+def test_with_one_relayer_a_buyer_does_not_wait_until_somebody_looks_for_the_last_ones_reward() -> None:
+    with devnet() as chain, served(chain, relayers=1) as server:
+
+        def took() -> float:
+            began = time.monotonic()
+            bought = server.buy(server.buyer())
+            seconds = time.monotonic() - began
+            assert bought.status_code == 200, bought.text
+            until(lambda: server.usdc(bought.json()["gig_wallet_address"]))
+            return seconds
+
+        assert sum(took() for _ in range(6)) < 1

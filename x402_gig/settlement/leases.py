@@ -53,6 +53,11 @@ class Leases:
         """A relayer is here that can pay, as far as is known."""
         return bool(self._held_relayers() - self.out_of_gas)
 
+    @property
+    def has_several(self) -> bool:
+        """One may wait while another sends."""
+        return len(self._held_relayers()) > 1
+
     def _held_relayers(self) -> set[str]:
         return {name for name in self.relayers if name in self._standing.held}
 

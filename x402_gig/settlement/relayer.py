@@ -166,7 +166,8 @@ class Relayer:
         """
         began = time.monotonic()
         mined = await self._until_mined(slot)
-        self.watcher.inclusion_s = time.monotonic() - began
+        if slot.purpose != slots.FUNDING:  # nobody looks at once whether its block is there
+            self.watcher.inclusion_s = time.monotonic() - began
         if isinstance(mined, Block):
             log.warning("slot %d/%d: another transaction took the nonce", slot.slot_id, slot.nonce)
             await self.write_as_holder(lambda c: slots.close(c, slot, "lost", End(mined.number, mined.hash)))
@@ -291,8 +292,11 @@ class Sending:
         return None
 
     async def _is_sealed(self, receipt: Receipt) -> bool:
-        """A pre-confirmation names a block that the chain does not have (yet). Nobody waits for a reward's."""
-        is_urgent = self.slot.purpose != slots.FUNDING
+        """A pre-confirmation names a block that the chain does not have (yet).
+
+        Nobody waits for a reward's, but for its relayer where that is the only one.
+        """
+        is_urgent = self.slot.purpose != slots.FUNDING or not self.relayer.leases.has_several
         return await self.relayer.watcher.has(receipt.block_number, receipt.block_hash, is_urgent=is_urgent)
 
     async def _better_attempt(self, head: Block) -> Attempt | None:
