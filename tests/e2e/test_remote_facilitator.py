@@ -4,7 +4,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import httpx
@@ -29,6 +31,7 @@ from tests.harness import (
     served,
     until,
 )
+from x402_gig.app import READ_INTERVAL_S
 
 PRICE = 11_000_000
 # The least there is: a buyer is held six seconds longer than that.
@@ -181,6 +184,44 @@ def test_an_authorization_that_a_stranger_broadcasts_first_becomes_a_gig(officia
 
     assert_bought(answer, purchase)
     assert answer.json()["payment"]["transaction"] == transaction
+
+
+def test_an_answer_before_the_block_costs_no_more_than_a_look_where_blocks_come_fast(
+    shop: Dev, odd: OddFacilitator
+) -> None:
+    """Some facilitators answer once the transaction is out, or by a pre-confirmation: the block tells the rest."""
+
+    def settle(payload: Json) -> Reply:
+        Timer(0.1, broadcast, (Chain(shop.rpc_url), payload)).start()
+        return settled("0x" + "00" * 32)
+
+    def took(purchase: Purchase) -> float:
+        began = time.monotonic()
+        assert_bought(purchase.post(), purchase)
+        return time.monotonic() - began
+
+    odd.settle = settle
+    purchases = [Purchase(shop) for _ in range(3)]
+    with a_stream_of_blocks(shop):
+        assert min(took(purchase) for purchase in purchases) < READ_INTERVAL_S
+
+
+@contextmanager
+def a_stream_of_blocks(chain: Chain) -> Iterator[None]:
+    over = threading.Event()
+
+    def mine() -> None:
+        own = Chain(chain.rpc_url)
+        while not over.wait(0.1):
+            own.rpc("evm_mine")
+
+    miner = threading.Thread(target=mine)
+    miner.start()
+    try:
+        yield
+    finally:
+        over.set()
+        miner.join()
 
 
 # What our own checks refuse, whatever the facilitator would say.

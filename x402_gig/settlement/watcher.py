@@ -21,8 +21,6 @@ log = logging.getLogger(__name__)
 # The cursor is kept this often; what it has passed since is read again after a restart.
 PERSIST_S = 2
 PERSIST_EVERY = 50
-# Where blocks come faster than Base's, new ones are read this often, if nobody waits for what is in them.
-READ_S = 2
 # A block named by a pre-confirmation is there by then, or it never will be.
 SEALED_WITHIN_S = 3
 RANGE = 500
@@ -34,7 +32,8 @@ LAST_BLOCK = 2**62
 class Watcher:
     """Reads every block up to `confirmations` deep; `cursor` is the last one read.
 
-    When a block it has read was replaced it reads again from `reorg_depth` blocks below.
+    When a block it has read was replaced it reads again from `reorg_depth` blocks below. Where blocks come fast, new
+    ones are read every `pause_s`, and at once when somebody waits for them.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class Watcher:
         intake: str,
         confirmations: int,
         reorg_depth: int,
+        pause_s: float,
     ) -> None:
         self._node = node
         self._ledger = ledger
@@ -54,17 +54,19 @@ class Watcher:
         self._clock = clock
         self._intake = intake
         self._behind = confirmations - 1
-        # With more of them, buyers wait for what is read.
-        self._pause_s = READ_S if confirmations == 1 else 0
+        self._pause_s = pause_s
         self._depth = reorg_depth
         self._cursor: Block | None = None
         self._persisted, self._persisted_at = -1, 0.0
         self._read_at = 0.0
         self._moved = asyncio.Condition()
         self._woken = asyncio.Event()
+        # Somebody waits until this block is read.
+        self._wanted = 0
         self._head: Block | None = None
-        # The head when blocks were read last.
+        # The head when blocks were read last, and up to where that was.
         self._read_head: Block | None = None
+        self._read_to: Block | None = None
         self.seen_at = 0.0
         # How long the last transaction of ours took to get into a block.
         self.inclusion_s = 0.0
@@ -113,6 +115,13 @@ class Watcher:
             raise RuntimeError("the watcher has not caught up yet")
         return self._cursor
 
+    @property
+    def read_to(self) -> Block:
+        """The ledger has what this block's chain has, and of other blocks up to its height nothing any more."""
+        if self._read_to is None:
+            raise RuntimeError("the watcher has not caught up yet")
+        return self._read_to
+
     async def run(self, interval_s: float) -> None:
         """Follow the chain until cancelled."""
         seen_at = 0.0
@@ -123,7 +132,7 @@ class Watcher:
                 # Whoever else has looked meanwhile has looked for us too.
                 head = await self.look() if is_wanted or self.seen_at == seen_at else await self.newest()
                 seen_at = self.seen_at
-                if is_wanted or time.monotonic() >= self._read_at + self._pause_s:
+                if is_wanted or self._is_due():
                     await self._read_up_to(head)
             except GigError as exc:
                 self._report(exc.detail)
@@ -131,6 +140,10 @@ class Watcher:
                 self._report("")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), interval_s)
+
+    def _is_due(self) -> bool:
+        is_waited_for = self._read_to is None or self._wanted > self._read_to.number
+        return is_waited_for or bool(self.problem) or time.monotonic() >= self._read_at + self._pause_s
 
     def _report(self, problem: str) -> None:
         """Log a problem when it begins and when it is over, not twice a second."""
@@ -165,7 +178,7 @@ class Watcher:
         await self._read_blocks(last)
         if self._cursor.number != self._persisted and time.monotonic() > self._persisted_at + PERSIST_S:
             await self._persist(self._cursor)
-        self._read_head = head
+        self._read_head, self._read_to = head, self._cursor
         if self._cursor != before:
             self._read_at = time.monotonic()
         await self._tell()
@@ -292,7 +305,8 @@ class Watcher:
 
     async def passed(self, block_number: int) -> None:
         """Wait until every deposit up to this block is in the ledger."""
-        if self.cursor.number < block_number:
+        if self.read_to.number < block_number:
+            self._wanted = max(self._wanted, block_number)
             self.wake()
         async with self._moved:
-            await self._moved.wait_for(lambda: self.cursor.number >= block_number)
+            await self._moved.wait_for(lambda: self.read_to.number >= block_number)

@@ -12,6 +12,7 @@ from tests.unit.payments.examples import INTAKE
 from tests.unit.store.examples import ASSET, SHOP, reservation, reserved, transfer, word
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block
+from x402_gig.errors import ChainUnavailable
 from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
@@ -103,6 +104,61 @@ def test_a_stream_of_blocks_is_read_now_and_then_and_at_once_when_somebody_waits
     asyncio.run(main())
 
 
+class ANodeThatIsBehind(AStreamOfBlocks):
+    """It has no new blocks until it is told to, and its logs cannot be had while `is_mute`."""
+
+    height, is_mute = HEIGHT + 10, False
+
+    async def head(self) -> Block:
+        self.looks += 1
+        return await self.block(self.height)
+
+    async def history(self, first: int, last: int, account: str) -> list[TokenTransfer]:
+        if self.is_mute:
+            raise ChainUnavailable("no logs")
+        return await super().history(first, last, account)
+
+
+def test_whoever_waits_for_a_block_that_the_node_does_not_have_yet_gets_it_as_soon_as_it_is_there(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        chain = ANodeThatIsBehind()
+        async with watching(chain, tmp_path) as (watcher, _, _):
+            await watcher.catch_up()
+            following = asyncio.create_task(watcher.run(0.001))
+            waiting = asyncio.create_task(watcher.passed(HEIGHT + 20))
+            looks = chain.looks
+            await seen(lambda: chain.looks > looks + 5)
+            chain.height, looks = HEIGHT + 20, chain.looks
+            await waiting
+            assert chain.looks < looks + 20
+            following.cancel()
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_read_is_a_problem_until_it_is_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        chain = ANodeThatIsBehind()
+        async with watching(chain, tmp_path) as (watcher, _, _):
+            await watcher.catch_up()
+            following = asyncio.create_task(watcher.run(0.001))
+            chain.is_mute, chain.height = True, HEIGHT + 20
+            watcher.wake()
+            await seen(lambda: bool(watcher.problem))
+            for _ in range(20):
+                await watcher.look()
+                await asyncio.sleep(0.002)
+                assert watcher.problem
+            chain.is_mute = False
+            await seen(lambda: not watcher.problem)
+            assert chain.readings == 2
+            following.cancel()
+
+    asyncio.run(main())
+
+
 def test_one_look_serves_everybody(tmp_path: Path) -> None:
     async def main() -> None:
         chain = AStreamOfBlocks()
@@ -129,8 +185,8 @@ async def watching(chain: object, folder: Path) -> AsyncIterator[tuple[Watcher, 
     start = Cursor(HEIGHT - 1, word(1))
     await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), start, 0))
     settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
-    depths = {"confirmations": 1, "reorg_depth": 1}
-    yield Watcher(cast(Any, chain), ledger, settling, ChainClock(), intake=INTAKE.lower(), **depths), ledger, settling
+    options: dict[str, Any] = {"intake": INTAKE.lower(), "confirmations": 1, "reorg_depth": 1, "pause_s": 2}
+    yield Watcher(cast(Any, chain), ledger, settling, ChainClock(), **options), ledger, settling
     ledger.close()
 
 
