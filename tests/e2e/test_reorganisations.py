@@ -11,7 +11,8 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests import ledgers
+from tests import faults, ledgers
+from tests.faults import rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
 
 PRICE, REWARD = 11_000_000, 10_000_000
@@ -132,6 +133,34 @@ def test_a_deposit_that_cannot_come_back_takes_its_gig_with_it_and_nothing_of_it
         third = ok(shop.post(terms, payment_header(buyer, quote, validBefore=str(now + 600))))
         shop.funded(third["gig_id"])
         until(lambda: shop.usdc(shop.intake) == 0)
+
+
+def test_a_reward_is_not_paid_out_of_a_deposit_that_is_not_read_yet_when_its_own_was_dropped() -> None:
+    """Somebody looks at the newest block of the other chain before anybody reads what is in it."""
+    with devnet() as chain, rpc_proxy(chain) as proxy, served(proxy.chain) as server:
+        chain.rpc("anvil_mine", "0x10")
+        shop = Dev(chain.rpc_url, url=server.url, intake=server.quote(gig_terms())["payTo"])
+        poor, honest, terms = shop.buyer(PRICE), shop.buyer(PRICE), gig_terms()
+        header = payment_header(honest, shop.quote(terms), validBefore=str(int(time.time()) + 3600))
+        with proxy.broken(faults.status(429), "eth_getLogs"):
+            with proxy.broken(no_balances, "eth_call"):
+                lost = bought(shop, poor)[2]
+                shop.rpc("anvil_reorg", height(shop) - block_of(shop, lost["payment"]["transaction"]) + 1, [])
+                shop.rpc("anvil_dealERC20", poor.address, USDC, hex(0))
+                shop.send(Account.create().address, USDC, calldata(decode(header["PAYMENT-SIGNATURE"])["payload"]))
+            asked = proxy.calls["eth_getLogs"]
+            until(lambda: proxy.calls["eth_getLogs"] > asked + 4)
+        until(lambda: shop.gig(lost["gig_id"])["status"] == "suspended")
+        gig = ok(shop.post(terms, header))
+        funded(shop, gig)
+        assert shop.usdc(lost["gig_wallet_address"]) == 0
+
+
+def no_balances(request: Json, forward: faults.Forward) -> Json:
+    """What is asked of the token itself is lost; what is asked of the batcher is not."""
+    if request["params"][0]["to"].lower() == USDC.lower():
+        raise faults.HangUp
+    return forward()
 
 
 def test_a_deposit_that_a_stranger_sent_is_sent_by_us_when_the_chain_drops_it(shop: Dev) -> None:

@@ -5,6 +5,8 @@ reorganisation drops cannot be paid on out of its neighbours'. What the token re
 again later; the rest goes on.
 """
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +22,7 @@ from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import Batch, Relayer
+from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import binding, deposits, direct, funding, slots
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement, Pulse
@@ -30,6 +33,9 @@ LIFETIME_S = 600
 # Between two batches, so that a stream of single purchases shares them.
 PACE_S = 0.25
 PATIENCE_S = 10
+# So many blocks that are not read yet are asked for one by one; more of them are read.
+ASKED = 3
+READ_WITHIN_S = 3
 BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
 # Of a batch besides its calls, and of each call besides its own limit.
@@ -143,17 +149,20 @@ class Funding:
         await self._forget_done()
         if is_idle:
             return ""
-        anchor = await relayer.watcher.newest()
+        watcher = relayer.watcher
+        anchor = await watcher.newest()
         if anchor.number < newest:
-            anchor = await relayer.watcher.look()
-        valid_before = int(self.clock()) + LIFETIME_S
-        balance = await self.node.balance_of(self.wallets.intake.address, anchor)
-        plan = Plan(self, anchor, balance, valid_before)
+            anchor = await watcher.look()
+        if not await self._is_there(watcher, newest):
+            watcher.wake()
+            return "what the ledger has of the newest blocks is not on the chain, or they cannot be read"
+        read_to = watcher.read_to
+        balance = await self.node.balance_of(self.wallets.intake.address, read_to)
+        plan = Plan(self, anchor, read_to, balance, int(self.clock()) + LIFETIME_S)
         slot = await relayer.write_down(slots.FUNDING, plan)
         if slot is None:
             if plan.is_early or plan.is_put_off:
-                self.due()
-                self._not_before = time.monotonic() + PACE_S
+                self._put_off()
             return plan.obstacle
         if plan.is_full:
             self._due_since = waiting_since
@@ -164,6 +173,27 @@ class Funding:
         await self._look_after(relayer, plan, receipt)
         return ""
 
+    def _put_off(self) -> None:
+        self.due()
+        self._not_before = time.monotonic() + PACE_S
+
+    async def _is_there(self, watcher: Watcher, newest: int) -> bool:
+        """Is all that the ledger has still on the chain, also of blocks that are not read yet?
+
+        A reorganisation is noticed when blocks are read, and a head of the other chain may be known before that.
+        """
+        read_to = watcher.read_to.number
+        unread = await self.ledger.read(lambda c: deposits.known_places(c, read_to + 1, newest))
+        if len(unread) > ASKED:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READ_WITHIN_S):
+                    await watcher.passed(newest)
+            if watcher.read_to.number < newest:
+                return False
+            unread = set()
+        places = [(watcher.read_to.number, watcher.read_to.hash), *unread]
+        return all([await watcher.has(number, block_hash, is_urgent=False) for number, block_hash in places])
+
     async def _look_after(self, relayer: Relayer, plan: "Plan", receipt: Receipt | None) -> None:
         """What was signed and has not moved."""
         unread = await self.ledger.read(lambda c: funding.still_due(c, plan.moves))
@@ -171,7 +201,6 @@ class Funding:
             return
         # The ledger has yet to read them (more confirmations are wanted, or a stranger has executed them first), and
         # they are not to be signed again before.
-        relayer.watcher.wake()
         await relayer.watcher.passed(receipt.block_number)
         if receipt.success or not await self._was_reorganised(plan.anchor):
             await self._hold_back(unread, plan.valid_before)
@@ -234,9 +263,10 @@ class Funding:
 class Plan:
     """What a funding transaction carries, decided in the ledger transaction that keeps it."""
 
-    def __init__(self, funding_: Funding, anchor: Block, balance: int, valid_before: int) -> None:
+    def __init__(self, funding_: Funding, anchor: Block, read_to: Block, balance: int, valid_before: int) -> None:
         self._funding = funding_
         self.anchor = anchor
+        self._read_to = read_to
         self._balance = balance
         self.valid_before = valid_before
         self._limit = min(batcher.MAX_BATCH, _room(anchor))
@@ -266,7 +296,7 @@ class Plan:
         return self._batch() if self.moves and not self.is_put_off else None
 
     def _shortfall(self, connection: Connection) -> str:
-        expected = deposits.expected_balance(connection, self.anchor.number)
+        expected = deposits.expected_balance(connection, self._read_to.number)
         if self._balance < expected:
             return f"the intake holds {self._balance} base units and should hold {expected}"
         return ""
