@@ -54,7 +54,7 @@ class Shop:
 
 
 _PLACE = ["value", "transaction", "log_index", "block_number", "block_hash", "on_chain"]
-_ADD_AUTHORIZED = InsertIgnore(deposits)
+_ADD_AUTHORIZED = InsertIgnore(deposits, deposits.c.id)
 _PUT_AUTHORIZED = InsertOrReplace(deposits, ["asset", "payer", "nonce"], _PLACE)
 _PUT_PLAIN = InsertOrReplace(deposits, ["transaction", "log_index"], ["payer", *_PLACE], deposits.c.nonce.is_(None))
 
@@ -67,7 +67,7 @@ def record(connection: Connection, asset: str, transfers: Iterable[TokenTransfer
     authorized = [row for row in rows if row["nonce"] is not None]
     plain = [row for row in rows if row["nonce"] is None]
     # Nearly always they are new, and then there is nothing to look for.
-    if authorized and _ADD_AUTHORIZED(connection, authorized).rowcount != len(authorized):
+    if authorized and len(_ADD_AUTHORIZED(connection, authorized).all()) < len(authorized):
         _release_changed(connection, authorized)
         _PUT_AUTHORIZED(connection, authorized)
     if plain:
