@@ -1,11 +1,11 @@
 """Payments, and the transfers that pay them, by number: number n has payer and nonce n."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event, text
 
 from tests.unit.payments.examples import INTAKE, NOW, PRICE, USDC, payment
 from x402_gig.chain.eip3009 import TokenTransfer
@@ -97,3 +97,23 @@ def open_book(connection: Connection, most: int) -> AbstractContextManager[GigSh
 
 
 SHOP = Shop(NETWORK, {"thing": Thing()}, open_book)
+
+
+def asked(db: Connection, work: Callable[[], object]) -> list[tuple[str, Any]]:
+    """The statements of `work`, with their parameters."""
+    db.execute(text("select 1"))  # begun
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(db, "before_cursor_execute", note)
+    work()
+    event.remove(db, "before_cursor_execute", note)
+    return seen
+
+
+def plan(db: Connection, work: Callable[[], object]) -> list[str]:
+    """How SQLite goes about the one statement of `work`."""
+    [(statement, parameters)] = asked(db, work)
+    return [row[3] for row in db.exec_driver_sql(f"explain query plan {statement}", parameters)]

@@ -1,10 +1,8 @@
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, select, text
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from tests.unit.payments.examples import NOW, PRICE
@@ -15,7 +13,9 @@ from tests.unit.store.examples import (
     REWARD,
     SHOP,
     address,
+    asked,
     key,
+    plan,
     reserved,
     reward_nonce,
     transfer,
@@ -60,20 +60,6 @@ def test_a_deposit_delivers_its_order(db: Connection) -> None:
     assert (gig.deposit_transaction, gig.reward_transaction, gig.commission_transaction) == (word(1001), None, None)
 
 
-def asked(db: Connection, work: Callable[[], object]) -> list[tuple[str, Any]]:
-    """The statements of `work`, with their parameters."""
-    db.execute(text("select 1"))  # begun
-    seen: list[tuple[str, Any]] = []
-
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        seen.append((statement, parameters))
-
-    event.listen(db, "before_cursor_execute", note)
-    work()
-    event.remove(db, "before_cursor_execute", note)
-    return seen
-
-
 @pytest.mark.parametrize("count", [1, 3])
 def test_new_deposits_are_written_in_one_statement(db: Connection, count: int) -> None:
     new = [transfer(number) for number in range(count)]
@@ -83,9 +69,8 @@ def test_new_deposits_are_written_in_one_statement(db: Connection, count: int) -
 
 @on_sqlite
 def test_its_payment_is_found_however_often_its_payer_has_paid(db: Connection) -> None:
-    [(statement, parameters)] = asked(db, lambda: deposits.settle(db, SHOP, [word(1)]))
-    plan = [row[3] for row in db.exec_driver_sql(f"explain query plan {statement}", parameters)]
-    assert any("(network=? AND asset=? AND payer=? AND nonce=?)" in step for step in plan), plan
+    found_by = plan(db, lambda: deposits.settle(db, SHOP, [word(1)]))
+    assert any("(network=? AND asset=? AND payer=? AND nonce=?)" in step for step in found_by), found_by
 
 
 def test_its_reward_is_due_from_then_on(db: Connection) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, event, insert, update
+from sqlalchemy import Connection, insert, update
 
 from tests.servers import Postgres
 from tests.unit.payments.examples import NOW
 from tests.unit.store.conftest import DATABASES, on_sqlite
-from tests.unit.store.examples import address, reserved, wallet_of
+from tests.unit.store.examples import address, plan, reserved, wallet_of
 from x402_gig.gigs.listing import GigQuery
 from x402_gig.gigs.records import TokenInfo
 from x402_gig.store.engine import Ledger
@@ -155,17 +155,9 @@ def test_a_last_page_that_is_full_leads_nowhere(db: Connection) -> None:
 @on_sqlite
 @pytest.mark.parametrize("status", ["active", "scheduled"])
 def test_a_page_is_one_query_that_does_not_walk_through_what_has_ended(db: Connection, status: Any) -> None:
-    asked: list[Any] = []
-
-    @event.listens_for(db, "before_cursor_execute")
-    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        asked.append((statement, parameters))
-
-    list_gigs(db, GigQuery(status=status), NOW)
-    [(statement, parameters)] = [query for query in asked if not query[0].startswith("BEGIN")]
-    plan = [row[3] for row in db.exec_driver_sql(f"explain query plan {statement}", parameters)]
-    assert any("ix_gigs_live (end_at>?)" in step for step in plan), plan
-    assert not any(step.startswith("SCAN gigs") for step in plan), plan
+    found_by = plan(db, lambda: list_gigs(db, GigQuery(status=status), NOW))
+    assert any("ix_gigs_live (end_at>?)" in step for step in found_by), found_by
+    assert not any(step.startswith("SCAN gigs") for step in found_by), found_by
 
 
 @pytest.mark.parametrize(

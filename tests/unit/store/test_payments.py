@@ -5,7 +5,8 @@ import pytest
 from sqlalchemy import Connection, select, update
 
 from tests.unit.payments.examples import NOW, SIGNATURE
-from tests.unit.store.examples import END, ORDER, SHOP, address, key, reservation, reserved, transfer, word
+from tests.unit.store.conftest import on_sqlite
+from tests.unit.store.examples import END, ORDER, SHOP, address, key, plan, reservation, reserved, transfer, word
 from x402_gig.payments.checkout import Known
 from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import PaymentKey
@@ -35,6 +36,25 @@ def broadcasts(db: Connection, number: int) -> int:
 
 
 # Found
+
+
+@on_sqlite
+def test_a_buyer_is_looked_up_however_often_the_same_was_bought(db: Connection) -> None:
+    found_by = plan(db, lambda: payments.look_up(db, key(1), ORDER.fingerprint, NOW))
+    assert any("ix_payments_abandoned (payer=?)" in step for step in found_by), found_by
+    assert not any("ix_payments_payer_fingerprint" in step or step.startswith("SCAN") for step in found_by), found_by
+
+
+def test_one_question_tells_of_a_payment_and_of_an_abandoned_one(db: Connection) -> None:
+    [first, second] = reserved(db, 1, 2)
+    nobody, other_name = (key(1)._replace(nonce=word(number)) for number in (77, 78))
+    payments.mark_abandoned(db, [first])
+    assert payments.look_up(db, nobody, ORDER.fingerprint, NOW) == (None, first)
+    assert payments.look_up(db, key(1), ORDER.fingerprint, NOW) == (payments.find(db, key(1)), first)
+    assert payments.look_up(db, key(2), ORDER.fingerprint, NOW) == (payments.find(db, key(2)), None)
+    assert payments.find(db, key(2)) == Known(second, ORDER.fingerprint, SIGNATURE, None, False)
+    assert payments.take_abandoned(db, other_name, first, b"second")
+    assert payments.look_up(db, other_name, ORDER.fingerprint, NOW) == (payments.find(db, other_name), None)
 
 
 def test_a_payment_that_is_not_there_is_none(db: Connection) -> None:
