@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ SEND_TIMEOUT_S = 5
 PRIORITY_FEE_TTL_S = 10
 # More than a cold storage slot and the proxy in front of the token cost.
 READ_GAS = 50_000
+# More than the batcher takes to look for one block.
+ANCESTOR_GAS = 20_000
 # Of the answer to a call that is not the batcher's, in bytes.
 MAX_ANSWER = 256
 # In one question for logs.
@@ -122,6 +124,20 @@ class Node:
         """Token balance in base units, in the newest block or in the one given."""
         data = "0x" + eip3009.balance_of_call(account).hex()
         return _int(await self._call(self.token.address, data, block))
+
+    async def balance_above(self, account: str, block: Block, places: Iterable[tuple[int, str]]) -> int | None:
+        """Token balance at a block, in base units; None when it has not all of these below it, heights with hashes.
+
+        One call: the batcher tells whether the chain of the block has the 256 before it.
+        """
+        token = self.token.address
+        older = {place for place in places if place != (block.number, block.hash)}
+        calls = [
+            Call(batcher.address(), ANCESTOR_GAS, batcher.execute_on_data(*place, token, 0, [])) for place in older
+        ]
+        calls.append(Call(token, READ_GAS, eip3009.balance_of_call(account)))
+        _, results = await self.simulate(calls, block)
+        return results[-1].number if all(result.success for result in results) else None
 
     async def refusals(self, *accounts: str) -> tuple[bool, list[bool]]:
         """Is the token paused, and which accounts are on its blacklist?"""

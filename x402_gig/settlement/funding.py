@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -33,8 +33,8 @@ LIFETIME_S = 600
 # Between two batches, so that a stream of single purchases shares them.
 PACE_S = 0.25
 PATIENCE_S = 10
-# So many blocks that are not read yet are asked for one by one; more of them are read.
-ASKED = 3
+# What lies further below is not looked up in the chain of a block: it is read first.
+MAX_UNREAD = 250
 READ_WITHIN_S = 3
 BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
@@ -149,20 +149,16 @@ class Funding:
         await self._forget_done()
         if is_idle:
             return ""
-        watcher = relayer.watcher
-        anchor = await watcher.newest()
-        if anchor.number < newest:
-            anchor = await watcher.look()
-        if not await self._is_there(watcher, newest):
-            watcher.wake()
+        ground = await self._ground(relayer.watcher, newest)
+        if ground is None:
+            relayer.watcher.wake()
             return "what the ledger has of the newest blocks is not on the chain, or they cannot be read"
-        read_to = watcher.read_to
-        balance = await self.node.balance_of(self.wallets.intake.address, read_to)
-        plan = Plan(self, anchor, read_to, balance, int(self.clock()) + LIFETIME_S)
+        plan = Plan(self, ground, int(self.clock()) + LIFETIME_S)
         slot = await relayer.write_down(slots.FUNDING, plan)
         if slot is None:
             if plan.is_early or plan.is_put_off:
-                self._put_off()
+                self.due()
+                self._not_before = time.monotonic() + PACE_S
             return plan.obstacle
         if plan.is_full:
             self._due_since = waiting_since
@@ -173,26 +169,23 @@ class Funding:
         await self._look_after(relayer, plan, receipt)
         return ""
 
-    def _put_off(self) -> None:
-        self.due()
-        self._not_before = time.monotonic() + PACE_S
-
-    async def _is_there(self, watcher: Watcher, newest: int) -> bool:
-        """Is all that the ledger has still on the chain, also of blocks that are not read yet?
+    async def _ground(self, watcher: Watcher, newest: int) -> "Ground | None":
+        """What the next batch can be built on; None when the newest block is not of the chain that the ledger knows.
 
         A reorganisation is noticed when blocks are read, and a head of the other chain may be known before that.
         """
-        read_to = watcher.read_to.number
-        unread = await self.ledger.read(lambda c: deposits.known_places(c, read_to + 1, newest))
-        if len(unread) > ASKED:
+        anchor = await watcher.newest()
+        if anchor.number < newest:
+            anchor = await watcher.look()
+        if anchor.number - watcher.read_to.number > MAX_UNREAD:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READ_WITHIN_S):
                     await watcher.passed(newest)
-            if watcher.read_to.number < newest:
-                return False
-            unread = set()
-        places = [(watcher.read_to.number, watcher.read_to.hash), *unread]
-        return all([await watcher.has(number, block_hash, is_urgent=False) for number, block_hash in places])
+        read_to = watcher.read_to
+        unread = await self.ledger.read(lambda c: deposits.known_places(c, read_to.number + 1, anchor.number))
+        places = {(read_to.number, read_to.hash), *unread}
+        balance = await self.node.balance_above(self.wallets.intake.address, anchor, places)
+        return Ground(anchor, read_to.number, unread, balance) if balance is not None else None
 
     async def _look_after(self, relayer: Relayer, plan: "Plan", receipt: Receipt | None) -> None:
         """What was signed and has not moved."""
@@ -260,14 +253,32 @@ class Funding:
         return eip3009.transfer_call(authorization, signature, ecdsa=True)
 
 
+@dataclass(frozen=True)
+class Ground:
+    """A block with all below it that the ledger knows: what is read, and `unread` heights and hashes above that.
+
+    `balance` is what the intake holds there, in base units.
+    """
+
+    anchor: Block
+    read_to: int
+    unread: Set[tuple[int, str]]
+    balance: int
+
+    def has_all(self, connection: Connection) -> bool:
+        """Does the ledger know nothing else up to there, and nothing of ours above it?"""
+        height = self.anchor.number
+        known = deposits.known_places(connection, self.read_to + 1, height)
+        return known <= self.unread and deposits.newest_block(connection) <= height
+
+
 class Plan:
     """What a funding transaction carries, decided in the ledger transaction that keeps it."""
 
-    def __init__(self, funding_: Funding, anchor: Block, read_to: Block, balance: int, valid_before: int) -> None:
+    def __init__(self, funding_: Funding, ground: Ground, valid_before: int) -> None:
         self._funding = funding_
-        self.anchor = anchor
-        self._read_to = read_to
-        self._balance = balance
+        self._ground = ground
+        self.anchor = anchor = ground.anchor
         self.valid_before = valid_before
         self._limit = min(batcher.MAX_BATCH, _room(anchor))
         self._fence = funding_.leases.fence(FUNDING)
@@ -282,9 +293,8 @@ class Plan:
 
     def __call__(self, connection: Connection) -> Batch | None:
         self._funding.leases.check(connection, FUNDING, self._fence)
-        number = self.anchor.number
-        if deposits.newest_block(connection) > number:
-            self.is_early = True  # a node behind the one that told us of the deposit
+        if not self._ground.has_all(connection):
+            self.is_early = True  # written down since then, or by a node behind the one that told us of the deposit
             return None
         self.obstacle = self._shortfall(connection)
         if self.obstacle:
@@ -296,9 +306,9 @@ class Plan:
         return self._batch() if self.moves and not self.is_put_off else None
 
     def _shortfall(self, connection: Connection) -> str:
-        expected = deposits.expected_balance(connection, self._read_to.number)
-        if self._balance < expected:
-            return f"the intake holds {self._balance} base units and should hold {expected}"
+        expected, balance = deposits.expected_balance(connection, self.anchor.number), self._ground.balance
+        if balance < expected:
+            return f"the intake holds {balance} base units and should hold {expected}"
         return ""
 
     def _due(self, connection: Connection) -> list[Movement]:

@@ -73,10 +73,18 @@ class AStreamOfBlocks:
 
     def __init__(self) -> None:
         self.looks = self.readings = 0
+        self._looked = asyncio.Condition()
 
     async def head(self) -> Block:
         self.looks += 1
+        async with self._looked:
+            self._looked.notify_all()
         return await self.block(HEIGHT + 10 * self.looks)
+
+    async def seen(self, condition: Callable[[], bool]) -> None:
+        """Compared at each look."""
+        async with asyncio.timeout(10), self._looked:
+            await self._looked.wait_for(condition)
 
     async def block(self, number: int) -> Block:
         block_hash = word(number) if number >= HEIGHT else word(1)
@@ -95,7 +103,7 @@ def test_a_stream_of_blocks_is_read_now_and_then_and_at_once_when_somebody_waits
         chain = AStreamOfBlocks()
         async with watching(chain, tmp_path) as (watcher, _, _):
             following = asyncio.create_task(watcher.run(0.001))
-            await seen(lambda: chain.looks > 20)
+            await chain.seen(lambda: chain.looks > 20)
             assert chain.readings == 1
             await watcher.passed((await watcher.newest()).number)
             assert chain.readings == 2
@@ -110,7 +118,7 @@ class ANodeThatIsBehind(AStreamOfBlocks):
     height, is_mute = HEIGHT + 10, False
 
     async def head(self) -> Block:
-        self.looks += 1
+        await super().head()
         return await self.block(self.height)
 
     async def history(self, first: int, last: int, account: str) -> list[TokenTransfer]:
@@ -129,7 +137,7 @@ def test_whoever_waits_for_a_block_that_the_node_does_not_have_yet_gets_it_as_so
             following = asyncio.create_task(watcher.run(0.001))
             waiting = asyncio.create_task(watcher.passed(HEIGHT + 20))
             looks = chain.looks
-            await seen(lambda: chain.looks > looks + 5)
+            await chain.seen(lambda: chain.looks > looks + 5)
             chain.height, looks = HEIGHT + 20, chain.looks
             await waiting
             assert chain.looks < looks + 20
@@ -146,13 +154,13 @@ def test_what_cannot_be_read_is_a_problem_until_it_is_read(tmp_path: Path) -> No
             following = asyncio.create_task(watcher.run(0.001))
             chain.is_mute, chain.height = True, HEIGHT + 20
             watcher.wake()
-            await seen(lambda: bool(watcher.problem))
+            await chain.seen(lambda: bool(watcher.problem))
             for _ in range(20):
                 await watcher.look()
                 await asyncio.sleep(0.002)
                 assert watcher.problem
             chain.is_mute = False
-            await seen(lambda: not watcher.problem)
+            await chain.seen(lambda: not watcher.problem)
             assert chain.readings == 2
             following.cancel()
 
@@ -188,9 +196,3 @@ async def watching(chain: object, folder: Path) -> AsyncIterator[tuple[Watcher, 
     options: dict[str, Any] = {"intake": INTAKE.lower(), "confirmations": 1, "reorg_depth": 1, "pause_s": 2}
     yield Watcher(cast(Any, chain), ledger, settling, ChainClock(), **options), ledger, settling
     ledger.close()
-
-
-async def seen(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
