@@ -62,7 +62,7 @@ READ_INTERVAL_S = 2
 RECONCILE_INTERVAL_S = 1.0
 # A block every two seconds on Base, and three of them.
 BLOCKS_HELD_S = 6
-STALE_HEAD_S = 30
+STALE_S = 30
 READINESS_TTL_S = 1
 MEASURE_TTL_S = 5
 
@@ -295,8 +295,8 @@ class Server:
             problems |= await self._look_at_token()
         except GigError as exc:
             problems["chain"] = exc.detail
-        if self.watcher.problem or time.monotonic() - self.watcher.seen_at > STALE_HEAD_S:
-            problems["chain"] = self.watcher.problem or f"no new look at the chain for {STALE_HEAD_S} s"
+        if self.watcher.problem or time.monotonic() - self.watcher.up_to_date_at > STALE_S:
+            problems["chain"] = self.watcher.problem or f"no new block could be read for {STALE_S} s"
         if self.settling.halt:
             problems["halted"] = self.settling.halt
         warnings = {

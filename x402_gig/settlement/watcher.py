@@ -67,7 +67,9 @@ class Watcher:
         # The head when blocks were read last, and up to where that was.
         self._read_head: Block | None = None
         self._read_to: Block | None = None
-        self.seen_at = 0.0
+        self._seen_at = 0.0
+        # When blocks were read last, or there were none to read.
+        self.up_to_date_at = 0.0
         # How long the last transaction of ours took to get into a block.
         self.inclusion_s = 0.0
         self.problem = ""
@@ -81,7 +83,7 @@ class Watcher:
         head = await self._node.head()
         self._clock.saw(head)
         self._head = head
-        self.seen_at = time.monotonic()
+        self._seen_at = time.monotonic()
         await self._tell()
         return head
 
@@ -130,8 +132,8 @@ class Watcher:
             self._woken.clear()
             try:
                 # Whoever else has looked meanwhile has looked for us too.
-                head = await self.look() if is_wanted or self.seen_at == seen_at else await self.newest()
-                seen_at = self.seen_at
+                head = await self.look() if is_wanted or self._seen_at == seen_at else await self.newest()
+                seen_at = self._seen_at
                 if is_wanted or self._is_due():
                     await self._read_up_to(head)
             except GigError as exc:
@@ -179,8 +181,10 @@ class Watcher:
         if self._cursor.number != self._persisted and time.monotonic() > self._persisted_at + PERSIST_S:
             await self._persist(self._cursor)
         self._read_head, self._read_to = head, self._cursor
-        if self._cursor != before:
+        if has_moved := self._cursor != before:
             self._read_at = time.monotonic()
+        if has_moved or self._cursor.number >= last:
+            self.up_to_date_at = time.monotonic()
         await self._tell()
 
     async def _tell(self) -> None:

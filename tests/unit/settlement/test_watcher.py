@@ -113,13 +113,16 @@ def test_a_stream_of_blocks_is_read_now_and_then_and_at_once_when_somebody_waits
 
 
 class ANodeThatIsBehind(AStreamOfBlocks):
-    """It has no new blocks until it is told to, and its logs cannot be had while `is_mute`."""
+    """It has no new blocks until it is told to; its logs cannot be had while `is_mute`, its blocks while `is_short`."""
 
-    height, is_mute = HEIGHT + 10, False
+    height, is_mute, is_short = HEIGHT + 10, False, False
 
     async def head(self) -> Block:
         await super().head()
-        return await self.block(self.height)
+        return await super().block(self.height)
+
+    async def block(self, number: int) -> Block:
+        return cast(Block, None) if self.is_short else await super().block(number)
 
     async def history(self, first: int, last: int, account: str) -> list[TokenTransfer]:
         if self.is_mute:
@@ -163,6 +166,22 @@ def test_what_cannot_be_read_is_a_problem_until_it_is_read(tmp_path: Path) -> No
             await chain.seen(lambda: not watcher.problem)
             assert chain.readings == 2
             following.cancel()
+
+    asyncio.run(main())
+
+
+def test_who_looks_at_the_newest_block_has_not_read_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        chain = ANodeThatIsBehind()
+        async with watching(chain, tmp_path) as (watcher, _, _):
+            await watcher.catch_up()
+            chain.is_short, chain.height, before = True, HEIGHT + 11, watcher.up_to_date_at
+            await watcher.look()
+            await watcher.catch_up()
+            assert watcher.up_to_date_at == before
+            chain.is_short, chain.height = False, HEIGHT + 20
+            await watcher.catch_up()
+            assert watcher.up_to_date_at > before
 
     asyncio.run(main())
 
