@@ -288,7 +288,7 @@ class Server:
         except GigError as exc:
             problems["database"] = exc.detail
         try:
-            await self.node.head()
+            await self.watcher.look()
             with_gas = await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))
             if not any(with_gas):
                 problems["gas"] = "; ".join([await relayer.gas_report() for relayer in self.relayers])
