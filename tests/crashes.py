@@ -221,12 +221,12 @@ def sends_deposits(count: int) -> Condition:
 
 
 def sends_funding(_: int) -> Condition:
-    return lambda request: EXECUTE_ON in data_of(request)
+    return lambda request: EXECUTE_ON in data_of(request) and TRANSFER in data_of(request)
 
 
 def looks_at_intake(_: int) -> Condition:
     """The balance that is asked for before each funding."""
-    return lambda request: data_of(request).startswith("0x" + BALANCE_OF)
+    return lambda request: BALANCE_OF in data_of(request) and TRANSFER not in data_of(request)
 
 
 # Moments of a call
@@ -355,6 +355,7 @@ class Together:
         if (
             self.all_there.is_set()
             and data_of(request).startswith("0x" + SIMULATE)
+            and TRANSFER in data_of(request)
             and not simulates(self.count)(request)
         ):
             raise Status(503)  # not all of them: they will be back
