@@ -33,8 +33,8 @@ LIFETIME_S = 600
 # Between two batches, so that a stream of single purchases shares them.
 PACE_S = 0.25
 PATIENCE_S = 10
-# What lies further below is not looked up in the chain of a block: it is read first.
-MAX_UNREAD = 250
+# Looking so many blocks up takes as long as reading them; the batcher can tell of 256.
+MAX_UNREAD = 60
 READ_WITHIN_S = 3
 BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
