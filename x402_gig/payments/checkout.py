@@ -157,14 +157,17 @@ class Checkout:
         _refuse_broken_terms(order)
         if refusal := check_terms(payment, self.seller, order.price_units):
             return refusal
-        # Whoever has paid already (somebody else executed it) may come later.
-        if (refusal := check_times(payment, int(self._clock()))) and not await self._book.is_paid(key):
+        if (refusal := check_times(payment, int(self._clock()))) and not await self._is_paid(key, payment):
             return refusal
         outcome = await self._inherit(key, payment, abandoned) or await self._settle(key, payment, order)
         if isinstance(outcome, Rejected) and (known := await self._book.find_payment(key)):
             # Refused because another request with it came first: that one's outcome counts.
             return await self._again(known, key, payment, order)
         return outcome
+
+    async def _is_paid(self, key: PaymentKey, payment: Payment) -> bool:
+        """Whoever has paid already (somebody else executed it) may come later: the ledger may have yet to read that."""
+        return await self._book.is_paid(key) or await self._prover.is_used(payment.authorization)
 
     async def _settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
         began = time.monotonic()

@@ -92,8 +92,11 @@ class MemoryFacilitator:
         return self.outcome
 
 
+@dataclass
 class MemoryProver:
-    """Everything but `UNSIGNED` is the payer's."""
+    """Everything but `UNSIGNED` is the payer's; all or none `are_used`."""
+
+    are_used: bool = False
 
     def recovers(self, authorization: Authorization, signature: bytes) -> bool:
         return signature != UNSIGNED
@@ -102,7 +105,7 @@ class MemoryProver:
         return self.recovers(authorization, signature)
 
     async def is_used(self, authorization: Authorization) -> bool:
-        return False
+        return self.are_used
 
 
 @dataclass
@@ -115,13 +118,14 @@ class Till:
 
     def __post_init__(self) -> None:
         self.facilitator = MemoryFacilitator(self.book)
+        self.prover = MemoryProver()
 
     def pay(self, paid: Payment, order: Order = ORDER) -> Outcome:
         checkout = Checkout(
             seller=SELLER,
             book=self.book,
             facilitator=self.facilitator,
-            prover=MemoryProver(),
+            prover=self.prover,
             hold_s=self.hold_s,
             clock=lambda: self.now_s,
         )
@@ -165,6 +169,12 @@ def test_what_can_be_refused_offline_is_never_sent(till: Till, paid: Payment, re
     assert isinstance(refused, Rejected)
     assert refused.reason == reason
     assert till.calls == []
+
+
+def test_whom_the_chain_has_charged_in_a_block_that_is_not_read_yet_is_not_told_to_sign_anew(till: Till) -> None:
+    till.prover.are_used = True
+    assert till.pay(payment(valid_before=NOW)) == SETTLED
+    assert till.calls == [f"settle {KEY.nonce}"]
 
 
 @pytest.mark.parametrize("paid", [payment(), payment(claims={"network": "base"}), payment(value=1)])
