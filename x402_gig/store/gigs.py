@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,9 @@ from x402_gig.gigs.records import GigRecord, TokenInfo
 from x402_gig.payments.order import Purchase
 from x402_gig.store import funding
 from x402_gig.store.tables import commissions, gig_deposits, gigs, movements, payments
+
+# A page is looked for among so many ids first, right below where it begins: mostly they fill it.
+NEAR = 1000
 
 WalletOf = Callable[[int], str]
 NonceOf = Callable[[int], str]
@@ -124,25 +127,38 @@ def find_gig(connection: Connection, gig_id: int, key_id: int | None = None) -> 
     return record(row) if row is not None else None
 
 
+_NEWEST = select(func.max(gigs.c.id))
+
+
 def list_gigs(connection: Connection, wanted: GigQuery, now: int, key_id: int | None = None) -> Page:
     """Live gigs whose deposit is on chain, at the Unix second `now`; or those that this key has yet to start.
 
     The newest first, by id: a page goes on where the last one ended, whatever has begun and ended since.
     """
-    query = gig_rows().where(*_wanted(wanted, now, key_id)).order_by(gigs.c.id.desc()).limit(wanted.limit + 1)
-    rows = [record(row) for row in connection.execute(query).mappings()]
-    page = rows[: wanted.limit]
+    below = wanted.cursor or (connection.execute(_NEWEST).scalar_one() or 0) + 1
+    rows = _rows(connection, wanted, [gigs.c.id >= below - NEAR, *_wanted(wanted, now, key_id, _is_running)])
+    if len(rows) <= wanted.limit and below > NEAR:
+        rows = _rows(connection, wanted, _wanted(wanted, now, key_id, _not_ended))
+    page = [record(row) for row in rows[: wanted.limit]]
     return Page(page, page[-1].gig_id if len(rows) > wanted.limit else None)
 
 
-def _wanted(wanted: GigQuery, now: int, key_id: int | None) -> Iterator[ColumnElement[bool]]:
+def _rows(connection: Connection, wanted: GigQuery, conditions: Iterable[ColumnElement[bool]]) -> Sequence[RowMapping]:
+    query = gig_rows().where(*conditions).order_by(gigs.c.id.desc()).limit(wanted.limit + 1)
+    return connection.execute(query).mappings().all()
+
+
+Ending = Callable[[int], ColumnElement[bool]]
+
+
+def _wanted(wanted: GigQuery, now: int, key_id: int | None, not_ended: Ending) -> Iterator[ColumnElement[bool]]:
     if wanted.status == "created":
         yield gigs.c.state == "created"
         yield gigs.c.key_id == key_id
     else:
         yield gigs.c.state == "live"
         yield or_(payments.c.state == "settled", gigs.c.payment_id.is_(None) & (gigs.c.is_funded == 1))
-        yield from _STATUS[wanted.status](now)
+        yield from _STATUS[wanted.status](now, not_ended)
     if wanted.platforms:
         yield gigs.c.platform.in_(wanted.platforms)
     for column in (gigs.c.gig_type, gigs.c.token, gigs.c.creator):
@@ -150,6 +166,11 @@ def _wanted(wanted: GigQuery, now: int, key_id: int | None) -> Iterator[ColumnEl
             yield column == value
     if wanted.cursor is not None:
         yield gigs.c.id < wanted.cursor
+
+
+def _is_running(now: int) -> ColumnElement[bool]:
+    """For a few: not the bare column, whose index leads to all of them."""
+    return func.coalesce(gigs.c.end_at, 0) > now
 
 
 def _not_ended(now: int) -> ColumnElement[bool]:
@@ -160,11 +181,11 @@ def _not_ended(now: int) -> ColumnElement[bool]:
 
 
 # The start belongs to the gig, the end does not.
-_STATUS: Mapping[str, Callable[[int], tuple[ColumnElement[bool], ...]]] = {
-    "active": lambda now: (_not_ended(now), gigs.c.start_at <= now),
-    "scheduled": lambda now: (_not_ended(now), gigs.c.start_at > now),
-    "ended": lambda now: (gigs.c.end_at <= now,),
-    "all": lambda now: (),
+_STATUS: Mapping[str, Callable[[int, Ending], tuple[ColumnElement[bool], ...]]] = {
+    "active": lambda now, not_ended: (not_ended(now), gigs.c.start_at <= now),
+    "scheduled": lambda now, not_ended: (not_ended(now), gigs.c.start_at > now),
+    "ended": lambda now, _: (gigs.c.end_at <= now,),
+    "all": lambda now, _: (),
 }
 
 

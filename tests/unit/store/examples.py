@@ -114,6 +114,6 @@ def asked(db: Connection, work: Callable[[], object]) -> list[tuple[str, Any]]:
 
 
 def plan(db: Connection, work: Callable[[], object]) -> list[str]:
-    """How SQLite goes about the one statement of `work`."""
-    [(statement, parameters)] = asked(db, work)
+    """How SQLite goes about the last statement of `work`."""
+    statement, parameters = asked(db, work)[-1]
     return [row[3] for row in db.exec_driver_sql(f"explain query plan {statement}", parameters)]

@@ -15,6 +15,7 @@ from tests.unit.store.conftest import DATABASES, on_sqlite
 from tests.unit.store.examples import address, plan, reserved, wallet_of
 from x402_gig.gigs.listing import GigQuery
 from x402_gig.gigs.records import TokenInfo
+from x402_gig.store import gigs
 from x402_gig.store.engine import Ledger
 from x402_gig.store.gigs import insert_gig, list_gigs
 from x402_gig.store.tables import api_keys, payments
@@ -112,6 +113,14 @@ def _bought(db: Connection, number: int, sample: Sample) -> dict[str, int]:
     return {"payment_id": payment_id}
 
 
+@pytest.fixture(params=[gigs.NEAR, 2], ids=["all near", "few near"])
+def near(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gigs, "NEAR", request.param)
+        yield
+
+
+@pytest.mark.usefixtures("near")
 @settings(max_examples=150, deadline=None)
 @given(st.lists(samples, max_size=12), st.lists(st.lists(samples, max_size=2), max_size=6), queries)
 def test_the_pages_together_are_the_filter_also_while_gigs_are_added(
@@ -154,7 +163,10 @@ def test_a_last_page_that_is_full_leads_nowhere(db: Connection) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("status", ["active", "scheduled"])
-def test_a_page_is_one_query_that_does_not_walk_through_what_has_ended(db: Connection, status: Any) -> None:
+def test_a_page_that_its_neighbours_do_not_fill_does_not_walk_through_what_has_ended(
+    db: Connection, status: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gigs, "NEAR", 0)
     found_by = plan(db, lambda: list_gigs(db, GigQuery(status=status), NOW))
     assert any("ix_gigs_live (end_at>?)" in step for step in found_by), found_by
     assert not any(step.startswith("SCAN gigs") for step in found_by), found_by
