@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 # The cursor is kept this often; what it has passed since is read again after a restart.
 PERSIST_S = 2
 PERSIST_EVERY = 50
+# Where many buy, somebody looks at the newest block more often than this.
+OTHERS_LOOK_S = 0.15
 # A block named by a pre-confirmation is there by then, or it never will be.
 SEALED_WITHIN_S = 3
 RANGE = 500
@@ -90,11 +92,13 @@ class Watcher:
     async def has(self, number: int, block_hash: str, *, is_urgent: bool) -> bool:
         """Is this block sealed and on the chain? One that is not there yet is waited for, for a while.
 
-        Looks at once when it `is_urgent`, else the next one to look sees it. Raises ChainUnavailable.
+        Looks at once when it `is_urgent`, else if nobody else does soon. Raises ChainUnavailable.
         """
-        if is_urgent and (self._head is None or self._head.number < number):
+        if not is_urgent:
+            await self._reached(number, OTHERS_LOOK_S)
+        if self._head is None or self._head.number < number:
             await self.look()
-        head = await self._reached(number)
+        head = await self._reached(number, SEALED_WITHIN_S)
         if head is None:
             return False
         if (number, block_hash) in ((head.number, head.hash), (head.number - 1, head.parent_hash)):
@@ -102,10 +106,10 @@ class Watcher:
         block = await self._node.block(number)
         return block is not None and block.hash == block_hash
 
-    async def _reached(self, number: int) -> Block | None:
+    async def _reached(self, number: int, within_s: float) -> Block | None:
         """The newest block seen when it is this high; None if that takes too long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SEALED_WITHIN_S), self._moved:
+            async with asyncio.timeout(within_s), self._moved:
                 await self._moved.wait_for(lambda: self._head is not None and self._head.number >= number)
                 return self._head
         return None
