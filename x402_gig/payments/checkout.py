@@ -3,6 +3,8 @@
 known payment? ──yes──→ its outcome from the ledger, or wait for it
       │ no
 checks without chain → mark of an abandoned payment? → facilitator (which simulates, writes down, sends)
+
+The chain is asked of an authorization that is out of its time: it may have been executed in a block not read yet.
 """
 
 import asyncio

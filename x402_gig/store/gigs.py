@@ -51,7 +51,7 @@ class GigShelf:
         self, purchase: Purchase, *, reward_units: int, commission_units: int, start_at: int, end_at: int
     ) -> tuple[int, str]:
         """Make the gig and note that its reward is due; its id and its wallet's address."""
-        gig_id = self._ids.popleft()  # not `next`: no future can hold its error, and whoever asked would wait for ever
+        gig_id = self._ids.popleft()
         wallet = self._wallet_of(gig_id)
         usdc = TokenInfo(purchase.terms.get("token_address", ""), USDC_SYMBOL, USDC_DECIMALS)
         values = {
