@@ -1,9 +1,11 @@
 """The chain changes its mind: what it dropped is sent again; nothing is lost, doubled, or paid by a neighbour."""
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -135,25 +137,48 @@ def test_a_deposit_that_cannot_come_back_takes_its_gig_with_it_and_nothing_of_it
         until(lambda: shop.usdc(shop.intake) == 0)
 
 
+@contextmanager
+def behind_a_proxy(**settings: object) -> Iterator[tuple[Dev, faults.RpcProxy]]:
+    with devnet() as chain, rpc_proxy(chain) as proxy, served(proxy.chain, **settings) as server:
+        chain.rpc("anvil_mine", "0x10")
+        yield Dev(chain.rpc_url, url=server.url, intake=server.quote(gig_terms())["payTo"]), proxy
+
+
+@dataclass
+class Neighbour:
+    """A payment that a stranger executes: money in the intake, and nobody knows yet whose."""
+
+    shop: Dev
+
+    def __post_init__(self) -> None:
+        self.terms = gig_terms()
+        lifetime = str(int(time.time()) + 3600)
+        self.header = payment_header(self.shop.buyer(PRICE), self.shop.quote(self.terms), validBefore=lifetime)
+
+    def is_executed(self) -> None:
+        payload = decode(self.header["PAYMENT-SIGNATURE"])["payload"]
+        self.shop.send(Account.create().address, USDC, calldata(payload))
+
+    def has_his_money(self, lost: Json) -> None:
+        """And it was not paid out for the gig that has `lost` its own."""
+        until(lambda: self.shop.gig(lost["gig_id"])["status"] == "suspended")
+        funded(self.shop, ok(self.shop.post(self.terms, self.header)))
+        assert self.shop.usdc(lost["gig_wallet_address"]) == 0
+
+
 def test_a_reward_is_not_paid_out_of_a_deposit_that_is_not_read_yet_when_its_own_was_dropped() -> None:
     """Somebody looks at the newest block of the other chain before anybody reads what is in it."""
-    with devnet() as chain, rpc_proxy(chain) as proxy, served(proxy.chain) as server:
-        chain.rpc("anvil_mine", "0x10")
-        shop = Dev(chain.rpc_url, url=server.url, intake=server.quote(gig_terms())["payTo"])
-        poor, honest, terms = shop.buyer(PRICE), shop.buyer(PRICE), gig_terms()
-        header = payment_header(honest, shop.quote(terms), validBefore=str(int(time.time()) + 3600))
+    with behind_a_proxy() as (shop, proxy):
+        poor, neighbour = shop.buyer(PRICE), Neighbour(shop)
         with proxy.broken(faults.status(429), "eth_getLogs"):
             with proxy.broken(nothing_of_a_block, "eth_call"):
                 lost = bought(shop, poor)[2]
                 shop.rpc("anvil_reorg", height(shop) - block_of(shop, lost["payment"]["transaction"]) + 1, [])
                 shop.rpc("anvil_dealERC20", poor.address, USDC, hex(0))
-                shop.send(Account.create().address, USDC, calldata(decode(header["PAYMENT-SIGNATURE"])["payload"]))
+                neighbour.is_executed()
             asked = proxy.calls["eth_getLogs"]
             until(lambda: proxy.calls["eth_getLogs"] > asked + 4)
-        until(lambda: shop.gig(lost["gig_id"])["status"] == "suspended")
-        gig = ok(shop.post(terms, header))
-        funded(shop, gig)
-        assert shop.usdc(lost["gig_wallet_address"]) == 0
+        neighbour.has_his_money(lost)
 
 
 def nothing_of_a_block(request: Json, forward: faults.Forward) -> Json:
@@ -161,6 +186,58 @@ def nothing_of_a_block(request: Json, forward: faults.Forward) -> Json:
     if request["params"][1] != "latest":
         raise faults.HangUp
     return forward()
+
+
+def test_nor_for_a_receipt_that_is_written_down_after_its_height_was_read_on_another_chain(tmp_path: Path) -> None:
+    """However long the node does not tell that the block was replaced."""
+    ledger, mined, told, of_blocks = ledgers.new(tmp_path), threading.Event(), threading.Event(), list[Json]()
+
+    def tell_late(_: Json, forward: faults.Forward) -> Json:
+        receipt = forward()
+        mined.set()
+        told.wait(30)
+        return receipt
+
+    def call(request: Json, forward: faults.Forward) -> Json:
+        if request["params"][1] != "latest":
+            of_blocks.append(request)
+        return forward()
+
+    with behind_a_proxy(database_url=ledger) as (shop, proxy), ThreadPoolExecutor(1) as pool:
+        poor, neighbour = shop.buyer(PRICE), Neighbour(shop)
+        unread = {"eth_getLogs": faults.status(429)}
+        proxy.rules |= {"eth_sendRawTransactionSync": tell_late, "eth_call": call, **unread}
+        buying = pool.submit(bought, shop, poor)
+        assert mined.wait(30)
+        replaced = height(shop)
+        with ledgers.locked(ledger):
+            told.set()
+            asked = proxy.calls["eth_getBlockByNumber"]
+            until(lambda: proxy.calls["eth_getBlockByNumber"] > asked + 3)
+            shop.rpc("anvil_reorg", 1, [])
+            shop.rpc("anvil_dealERC20", poor.address, USDC, hex(0))
+            shop.rpc("anvil_mine", "0x3")
+            of_blocks.clear()
+            del proxy.rules["eth_getLogs"]
+            until(lambda: of_blocks)  # the balance, at the end of a reading
+            proxy.rules |= {"eth_getBlockByNumber": without(replaced), **unread}
+            neighbour.is_executed()
+        lost = buying.result()[2]
+        of_blocks.clear()
+        until(lambda: len(of_blocks) > 1 or shop.usdc(lost["gig_wallet_address"]))
+        proxy.rules.clear()
+        neighbour.has_his_money(lost)
+
+
+def without(number: int) -> faults.Rule:
+    """The node does not tell of this block."""
+
+    def rule(request: Json, forward: faults.Forward) -> Json:
+        if request["params"][0] == hex(number):
+            raise faults.HangUp
+        return forward()
+
+    return rule
 
 
 def test_a_deposit_that_a_stranger_sent_is_sent_by_us_when_the_chain_drops_it(shop: Dev) -> None:

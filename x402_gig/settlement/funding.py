@@ -35,6 +35,8 @@ PACE_S = 0.25
 PATIENCE_S = 10
 # Looking so many blocks up takes as long as reading them; the batcher can tell of 256.
 MAX_UNREAD = 60
+# Below what is read: a receipt may be written down after its height was read, perhaps on another chain.
+LATE = 30
 READ_WITHIN_S = 3
 BACKOFF_S = 30
 MAX_BACKOFF_S = 3600
@@ -182,10 +184,11 @@ class Funding:
                 async with asyncio.timeout(READ_WITHIN_S):
                     await watcher.passed(newest)
         read_to = watcher.read_to
-        unread = await self.ledger.read(lambda c: deposits.known_places(c, read_to.number + 1, anchor.number))
-        places = {(read_to.number, read_to.hash), *unread}
+        first = read_to.number - LATE
+        known = await self.ledger.read(lambda c: deposits.known_places(c, first, anchor.number))
+        places = {(read_to.number, read_to.hash), *known}
         balance = await self.node.balance_above(self.wallets.intake.address, anchor, places)
-        return Ground(anchor, read_to.number, unread, balance) if balance is not None else None
+        return Ground(anchor, first, known, balance) if balance is not None else None
 
     async def _look_after(self, relayer: Relayer, plan: "Plan", receipt: Receipt | None) -> None:
         """What was signed and has not moved."""
@@ -255,21 +258,21 @@ class Funding:
 
 @dataclass(frozen=True)
 class Ground:
-    """A block with all below it that the ledger knows: what is read, and `unread` heights and hashes above that.
+    """A block with all below it that the ledger knows: `known` heights and hashes from `first` on.
 
     `balance` is what the intake holds there, in base units.
     """
 
     anchor: Block
-    read_to: int
-    unread: Set[tuple[int, str]]
+    first: int
+    known: Set[tuple[int, str]]
     balance: int
 
     def has_all(self, connection: Connection) -> bool:
         """Does the ledger know nothing else up to there, and nothing of ours above it?"""
         height = self.anchor.number
-        known = deposits.known_places(connection, self.read_to + 1, height)
-        return known <= self.unread and deposits.newest_block(connection) <= height
+        known = deposits.known_places(connection, self.first, height)
+        return known <= self.known and deposits.newest_block(connection) <= height
 
 
 class Plan:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     String,
+    Table,
     and_,
     bindparam,
     cast,
@@ -132,14 +133,15 @@ def is_replaced(connection: Connection, number: int, block_hash: str) -> bool:
     return any(connection.execute(query, {"number": number, "hash": block_hash}).first() for query in _REPLACED)
 
 
-_PLACES = union(
-    *(
-        select(t.c.block_number, t.c.block_hash).where(
-            t.c.block_number.between(bindparam("first"), bindparam("last")), t.c.block_hash.is_not(None)
-        )
-        for t in SEEN_IN_BLOCKS
+def _places(table: Table) -> Select[Any]:
+    places = select(table.c.block_number, table.c.block_hash).where(
+        table.c.block_number.between(bindparam("first"), bindparam("last")), table.c.block_hash.is_not(None)
     )
-)
+    # The others keep no block that was replaced.
+    return places.where(table.c.on_chain == 1) if "on_chain" in table.c else places
+
+
+_PLACES = union(*map(_places, SEEN_IN_BLOCKS))
 
 
 def known_places(connection: Connection, first: int, last: int) -> set[tuple[int, str]]:
