@@ -35,6 +35,7 @@ from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.dispatcher import Dispatcher, Queue
 from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.head import Head
 from x402_gig.settlement.keyed import KeyedGigs
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.payouts import Payouts
@@ -78,6 +79,7 @@ class Server:
     seller: Seller
     shop: GigShop
     settling: Settling
+    head: Head
     watcher: Watcher
     relayers: list[Relayer]
     claims: Claims
@@ -101,7 +103,7 @@ class Server:
         facilitator: LocalFacilitator | RemoteFacilitator
         queues: list[Queue] = [self.payouts]
         if self.settings.facilitator == "local":
-            local = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.watcher, self.leases)
+            local = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.head, self.leases)
             facilitator = local
             queues.insert(0, local)
         else:
@@ -288,7 +290,7 @@ class Server:
         except GigError as exc:
             problems["database"] = exc.detail
         try:
-            await self.watcher.look()
+            await self.head.look()
             with_gas = await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))
             if not any(with_gas):
                 problems["gas"] = "; ".join([await relayer.gas_report() for relayer in self.relayers])
@@ -333,13 +335,14 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     # A deposit is known by its receipt, but for these.
     is_waited_for = settings.confirmations > 1 or settings.facilitator != "local"
     pause_s = 0 if is_waited_for else READ_INTERVAL_S
-    watcher = Watcher(node, ledger, settling, clock, intake=intake, pause_s=pause_s, **depths)
+    head = Head(node, clock)
+    watcher = Watcher(node, head, ledger, settling, intake=intake, pause_s=pause_s, **depths)
 
     relayers = [wallets.relayer(index) for index in range(settings.relayers)]
     leases = Leases(ledger, [wallet.address for wallet in relayers])
 
     def sender(wallet: Wallet, lease: str) -> Relayer:
-        return Relayer(wallet, lease, node, ledger, settling, watcher, leases, settings.confirmations, metrics)
+        return Relayer(wallet, lease, node, ledger, settling, head, watcher, leases, settings.confirmations, metrics)
 
     return Server(
         settings=settings,
@@ -349,6 +352,7 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         seller=_seller(settings, intake),
         shop=shop,
         settling=settling,
+        head=head,
         watcher=watcher,
         relayers=[sender(wallet, wallet.address) for wallet in relayers],
         claims=Claims(ledger, shelves, settling, watcher),

@@ -18,6 +18,7 @@ from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
+from x402_gig.settlement.head import Head
 from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.settlement.settling import Settling
@@ -33,7 +34,6 @@ from x402_gig.settlement.simulation import (
     simulate,
     transfer_call,
 )
-from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import payments
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.payments import Reservation
@@ -93,11 +93,11 @@ class LocalFacilitator:
     """`payments.checkout.Facilitator`, and the dispatcher's queue of deposits."""
 
     def __init__(
-        self, node: Node, ledger: Ledger, settling: Settling, claims: Claims, watcher: Watcher, leases: Leases
+        self, node: Node, ledger: Ledger, settling: Settling, claims: Claims, head: Head, leases: Leases
     ) -> None:
         self._node = node
         self._leases = leases
-        self._watcher = watcher
+        self._head = head
         self._ledger = ledger
         self._settling = settling
         self._claims = claims
@@ -189,7 +189,7 @@ class LocalFacilitator:
     def gathers(self) -> bool:
         """Where a block takes long and many pay, they share transactions: a relayer has room for one in a block."""
         queues = [queue for queue in self._queues.values() if queue]
-        waiting, block_s = max(map(len, queues)), min(self._watcher.inclusion_s, BLOCK_S)
+        waiting, block_s = max(map(len, queues)), min(self._head.inclusion_s, BLOCK_S)
         if block_s < LONG_S or max(waiting, self._batch_size) < MANY or waiting >= self._largest:
             return False
         now = time.monotonic()
@@ -209,7 +209,7 @@ class LocalFacilitator:
     async def _work(self, send: Callable[[Sequence[Item], Lane], Awaitable[None]]) -> None:
         """Simulate what waits and `send` what would settle."""
         # The newest block that is known, which may be ahead of the cursor: a block may have become smaller.
-        max_gas = min(batcher.MAX_TRANSACTION_GAS, (await self._watcher.newest()).gas_limit)
+        max_gas = min(batcher.MAX_TRANSACTION_GAS, (await self._head.newest()).gas_limit)
         lane = min((lane for lane in Lane if self._queues[lane]), key=lambda lane: self._queues[lane][0].queued_at)
         items = self._take(lane, max_gas - BATCH_GAS)
         again: list[Item] = []

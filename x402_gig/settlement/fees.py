@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from x402_gig.chain.node import Node
-from x402_gig.settlement.watcher import Watcher
+from x402_gig.settlement.head import Head
 
 MIN_PRIORITY_FEE = 1_000_000
 
@@ -16,10 +16,10 @@ class Fees:
     priority_fee: int
 
 
-async def market(node: Node, watcher: Watcher) -> Fees:
+async def market(node: Node, head: Head) -> Fees:
     """Enough for the next blocks even when the base fee doubles. Raises Unavailable."""
     priority = max(await node.priority_fee(), MIN_PRIORITY_FEE)
-    return Fees(2 * (await watcher.newest()).base_fee + priority, priority)
+    return Fees(2 * (await head.newest()).base_fee + priority, priority)
 
 
 def outbid(previous: Fees, now: Fees) -> Fees:

@@ -22,7 +22,6 @@ from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import Batch, Relayer
-from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import binding, deposits, direct, funding, slots
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement, Pulse
@@ -151,7 +150,7 @@ class Funding:
         await self._forget_done()
         if is_idle:
             return ""
-        ground = await self._ground(relayer.watcher, newest)
+        ground = await self._ground(relayer, newest)
         if ground is None:
             relayer.watcher.wake()
             return "what the ledger has of the newest blocks is not on the chain, or they cannot be read"
@@ -171,14 +170,15 @@ class Funding:
         await self._look_after(relayer, plan, receipt)
         return ""
 
-    async def _ground(self, watcher: Watcher, newest: int) -> "Ground | None":
+    async def _ground(self, relayer: Relayer, newest: int) -> "Ground | None":
         """What the next batch can be built on; None when the newest block is not of the chain that the ledger knows.
 
         A reorganisation is noticed when blocks are read, and a head of the other chain may be known before that.
         """
-        anchor = await watcher.newest()
+        head, watcher = relayer.head, relayer.watcher
+        anchor = await head.newest()
         if anchor.number < newest:
-            anchor = await watcher.look()
+            anchor = await head.look()
         if anchor.number - watcher.read_to.number > MAX_UNREAD:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READ_WITHIN_S):

@@ -16,6 +16,7 @@ from x402_gig.errors import ChainRefused, Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.metrics import Metrics
 from x402_gig.settlement.fees import Fees, market, outbid
+from x402_gig.settlement.head import Head
 from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
@@ -67,6 +68,7 @@ class Relayer:
     node: Node
     ledger: Ledger
     settling: Settling
+    head: Head
     watcher: Watcher
     leases: Leases
     confirmations: int
@@ -105,7 +107,7 @@ class Relayer:
         return LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self.market()).max_fee
 
     async def market(self) -> Fees:
-        return await market(self.node, self.watcher)
+        return await market(self.node, self.head)
 
     async def gas_report(self) -> str:
         """For the operator: who holds how much of the native currency, and how much is enough."""
@@ -167,7 +169,7 @@ class Relayer:
         began = time.monotonic()
         mined = await self._until_mined(slot)
         if slot.purpose != slots.FUNDING:  # nobody looks at once whether its block is there
-            self.watcher.inclusion_s = time.monotonic() - began
+            self.head.inclusion_s = time.monotonic() - began
         if isinstance(mined, Block):
             log.warning("slot %d/%d: another transaction took the nonce", slot.slot_id, slot.nonce)
             await self.write_as_holder(lambda c: slots.close(c, slot, "lost", End(mined.number, mined.hash)))
@@ -257,7 +259,7 @@ class Sending:
             await self._finish_older()
         if mined := await self._send_or_find(wait=is_first):
             return mined
-        head = await self.relayer.watcher.look()
+        head = await self.relayer.head.look()
         if await self.relayer.node.nonce(self.relayer.wallet.address) > self.slot.nonce:
             self._looks += 1
             return head if self._looks >= LOOKS_BEFORE_LOST else None
@@ -297,7 +299,7 @@ class Sending:
         Nobody waits for a reward's, but for its relayer where that is the only one.
         """
         is_urgent = self.slot.purpose != slots.FUNDING or not self.relayer.leases.has_several
-        return await self.relayer.watcher.has(receipt.block_number, receipt.block_hash, is_urgent=is_urgent)
+        return await self.relayer.head.has(receipt.block_number, receipt.block_hash, is_urgent=is_urgent)
 
     async def _better_attempt(self, head: Block) -> Attempt | None:
         """A transaction to take the newest attempt's place, when it cannot get into a block as it is."""

@@ -10,7 +10,7 @@ from functools import partial
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block, Node
 from x402_gig.errors import ChainUnavailable, GigError
-from x402_gig.settlement.clock import ChainClock
+from x402_gig.settlement.head import Head
 from x402_gig.settlement.settling import Settling
 from x402_gig.store import binding, deposits
 from x402_gig.store.binding import Cursor
@@ -21,10 +21,6 @@ log = logging.getLogger(__name__)
 # The cursor is kept this often; what it has passed since is read again after a restart.
 PERSIST_S = 2
 PERSIST_EVERY = 50
-# Where many buy, somebody looks at the newest block more often than this.
-OTHERS_LOOK_S = 0.15
-# A block named by a pre-confirmation is there by then, or it never will be.
-SEALED_WITHIN_S = 3
 RANGE = 500
 # From here on, new blocks are read together.
 SEVERAL = 2
@@ -41,9 +37,9 @@ class Watcher:
     def __init__(
         self,
         node: Node,
+        head: Head,
         ledger: Ledger,
         settling: Settling,
-        clock: ChainClock,
         *,
         intake: str,
         confirmations: int,
@@ -51,9 +47,9 @@ class Watcher:
         pause_s: float,
     ) -> None:
         self._node = node
+        self._head = head
         self._ledger = ledger
         self._settling = settling
-        self._clock = clock
         self._intake = intake
         self._behind = confirmations - 1
         self._pause_s = pause_s
@@ -65,54 +61,12 @@ class Watcher:
         self._woken = asyncio.Event()
         # Somebody waits until this block is read.
         self._wanted = 0
-        self._head: Block | None = None
         # The head when blocks were read last, and up to where that was.
         self._read_head: Block | None = None
         self._read_to: Block | None = None
-        self._seen_at = 0.0
         # When blocks were read last, or there were none to read.
         self.up_to_date_at = 0.0
-        # How long the last transaction of ours took to get into a block.
-        self.inclusion_s = 0.0
         self.problem = ""
-
-    async def newest(self) -> Block:
-        """The newest block seen; asked for where none was. Raises ChainUnavailable."""
-        return self._head or await self.look()
-
-    async def look(self) -> Block:
-        """The newest block, asked for now. Raises ChainUnavailable."""
-        head = await self._node.head()
-        self._clock.saw(head)
-        self._head = head
-        self._seen_at = time.monotonic()
-        await self._tell()
-        return head
-
-    async def has(self, number: int, block_hash: str, *, is_urgent: bool) -> bool:
-        """Is this block sealed and on the chain? One that is not there yet is waited for, for a while.
-
-        Looks at once when it `is_urgent`, else if nobody else does soon. Raises ChainUnavailable.
-        """
-        if not is_urgent:
-            await self._reached(number, OTHERS_LOOK_S)
-        if self._head is None or self._head.number < number:
-            await self.look()
-        head = await self._reached(number, SEALED_WITHIN_S)
-        if head is None:
-            return False
-        if (number, block_hash) in ((head.number, head.hash), (head.number - 1, head.parent_hash)):
-            return True
-        block = await self._node.block(number)
-        return block is not None and block.hash == block_hash
-
-    async def _reached(self, number: int, within_s: float) -> Block | None:
-        """The newest block seen when it is this high; None if that takes too long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s), self._moved:
-                await self._moved.wait_for(lambda: self._head is not None and self._head.number >= number)
-                return self._head
-        return None
 
     @property
     def cursor(self) -> Block:
@@ -130,14 +84,12 @@ class Watcher:
 
     async def run(self, interval_s: float) -> None:
         """Follow the chain until cancelled."""
-        seen_at = 0.0
         while True:
             is_wanted = self._woken.is_set()
             self._woken.clear()
             try:
                 # Whoever else has looked meanwhile has looked for us too.
-                head = await self.look() if is_wanted or self._seen_at == seen_at else await self.newest()
-                seen_at = self._seen_at
+                head = await (self._head.look() if is_wanted else self._head.newest(interval_s))
                 if is_wanted or self._is_due():
                     await self._read_up_to(head)
             except GigError as exc:
@@ -165,7 +117,7 @@ class Watcher:
 
     async def catch_up(self) -> None:
         """Read all confirmed blocks that are not read yet. Raises ChainUnavailable or ChainRefused."""
-        await self._read_up_to(await self.look())
+        await self._read_up_to(await self._head.look())
 
     async def _read_up_to(self, head: Block) -> None:
         before = self._cursor
@@ -189,9 +141,6 @@ class Watcher:
             self._read_at = time.monotonic()
         if has_moved or self._cursor.number >= last:
             self.up_to_date_at = time.monotonic()
-        await self._tell()
-
-    async def _tell(self) -> None:
         async with self._moved:
             self._moved.notify_all()
 

@@ -17,8 +17,8 @@ def gathers(waiting: int, *, block_s: float, oldest_s: float = 0.0, newest_s: fl
 
     async def ask() -> bool:
         anything: Any = None
-        watcher: Any = SimpleNamespace(inclusion_s=block_s)
-        facilitator = LocalFacilitator(anything, anything, anything, anything, watcher, anything)
+        head: Any = SimpleNamespace(inclusion_s=block_s)
+        facilitator = LocalFacilitator(anything, anything, anything, anything, head, anything)
         now = time.monotonic()
         for number in range(waiting):
             wanted = reservation(number + 1)

@@ -1,4 +1,4 @@
-"""A receipt may be written down after its block was replaced and the new one read; and how often the chain is asked."""
+"""A receipt may be written down after its block was replaced and the new one read; and how often blocks are read."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +14,7 @@ from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block
 from x402_gig.errors import ChainUnavailable
 from x402_gig.settlement.clock import ChainClock
+from x402_gig.settlement.head import Head
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import binding, payments
@@ -53,7 +54,7 @@ def test_a_receipt_counts_while_its_block_is_part_of_the_chain(
     block_hash: str, outcome: str, is_late: bool, tmp_path: Path
 ) -> None:
     async def main() -> str:
-        async with watching(OneBlockAfterTheOther(block_hash), tmp_path) as (watcher, ledger, settling):
+        async with watching(OneBlockAfterTheOther(block_hash), tmp_path) as (watcher, _, ledger, settling):
             await ledger.write(lambda c: reserved(c, 1))
             if is_late:
                 await watcher.catch_up()
@@ -101,11 +102,11 @@ class AStreamOfBlocks:
 def test_a_stream_of_blocks_is_read_now_and_then_and_at_once_when_somebody_waits(tmp_path: Path) -> None:
     async def main() -> None:
         chain = AStreamOfBlocks()
-        async with watching(chain, tmp_path) as (watcher, _, _):
+        async with watching(chain, tmp_path) as (watcher, head, *_):
             following = asyncio.create_task(watcher.run(0.001))
             await chain.seen(lambda: chain.looks > 20)
             assert chain.readings == 1
-            await watcher.passed((await watcher.newest()).number)
+            await watcher.passed((await head.newest()).number)
             assert chain.readings == 2
             following.cancel()
 
@@ -135,7 +136,7 @@ def test_whoever_waits_for_a_block_that_the_node_does_not_have_yet_gets_it_as_so
 ) -> None:
     async def main() -> None:
         chain = ANodeThatIsBehind()
-        async with watching(chain, tmp_path) as (watcher, _, _):
+        async with watching(chain, tmp_path) as (watcher, *_):
             await watcher.catch_up()
             following = asyncio.create_task(watcher.run(0.001))
             waiting = asyncio.create_task(watcher.passed(HEIGHT + 20))
@@ -152,14 +153,14 @@ def test_whoever_waits_for_a_block_that_the_node_does_not_have_yet_gets_it_as_so
 def test_what_cannot_be_read_is_a_problem_until_it_is_read(tmp_path: Path) -> None:
     async def main() -> None:
         chain = ANodeThatIsBehind()
-        async with watching(chain, tmp_path) as (watcher, _, _):
+        async with watching(chain, tmp_path) as (watcher, head, *_):
             await watcher.catch_up()
             following = asyncio.create_task(watcher.run(0.001))
             chain.is_mute, chain.height = True, HEIGHT + 20
             watcher.wake()
             await chain.seen(lambda: bool(watcher.problem))
             for _ in range(20):
-                await watcher.look()
+                await head.look()
                 await asyncio.sleep(0.002)
                 assert watcher.problem
             chain.is_mute = False
@@ -173,10 +174,10 @@ def test_what_cannot_be_read_is_a_problem_until_it_is_read(tmp_path: Path) -> No
 def test_who_looks_at_the_newest_block_has_not_read_it(tmp_path: Path) -> None:
     async def main() -> None:
         chain = ANodeThatIsBehind()
-        async with watching(chain, tmp_path) as (watcher, _, _):
+        async with watching(chain, tmp_path) as (watcher, head, *_):
             await watcher.catch_up()
             chain.is_short, chain.height, before = True, HEIGHT + 11, watcher.up_to_date_at
-            await watcher.look()
+            await head.look()
             await watcher.catch_up()
             assert watcher.up_to_date_at == before
             chain.is_short, chain.height = False, HEIGHT + 20
@@ -186,32 +187,14 @@ def test_who_looks_at_the_newest_block_has_not_read_it(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_one_look_serves_everybody(tmp_path: Path) -> None:
-    async def main() -> None:
-        chain = AStreamOfBlocks()
-        async with watching(chain, tmp_path) as (watcher, _, _):
-            newest = await watcher.look()
-            assert await watcher.has(newest.number, newest.hash, is_urgent=True)
-            assert await watcher.has(newest.number - 1, newest.parent_hash, is_urgent=True)
-            assert not await watcher.has(newest.number, word(4242), is_urgent=True)
-            assert await watcher.has(newest.number - 5, word(newest.number - 5), is_urgent=True)
-            assert chain.looks == 1
-            higher = asyncio.create_task(watcher.has(newest.number + 2, word(newest.number + 2), is_urgent=False))
-            await asyncio.sleep(0)
-            assert chain.looks == 1
-            await watcher.look()
-            assert await higher
-
-    asyncio.run(main())
-
-
 @asynccontextmanager
-async def watching(chain: object, folder: Path) -> AsyncIterator[tuple[Watcher, Ledger, Settling]]:
+async def watching(chain: object, folder: Path) -> AsyncIterator[tuple[Watcher, Head, Ledger, Settling]]:
     """Everything up to the block before `HEIGHT` has been read."""
     ledger = Ledger(f"sqlite:///{folder}/ledger.db")
     start = Cursor(HEIGHT - 1, word(1))
     await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), start, 0))
     settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
     options: dict[str, Any] = {"intake": INTAKE.lower(), "confirmations": 1, "reorg_depth": 1, "pause_s": 2}
-    yield Watcher(cast(Any, chain), ledger, settling, ChainClock(), **options), ledger, settling
+    head = Head(cast(Any, chain), ChainClock())
+    yield Watcher(cast(Any, chain), head, ledger, settling, **options), head, ledger, settling
     ledger.close()
