@@ -33,8 +33,18 @@ quote = httpx.post(url, json=TERMS)
 if quote.status_code != 402:
     sys.exit(f"no price: {quote.status_code} {quote.text}")
 payment, _ = x402HTTPClientSync(client).handle_402_response(dict(quote.headers), quote.content, url)
+
+
+def send() -> httpx.Response | None:
+    """None when the connection broke: the payment may have arrived all the same."""
+    try:
+        return httpx.post(url, json=TERMS, headers=payment, timeout=90)
+    except httpx.TransportError:
+        return None
+
+
 # Signed once and sent until there is an answer: a second signature could be a second payment.
-while (answer := httpx.post(url, json=TERMS, headers=payment, timeout=90)).status_code == 503:
-    time.sleep(int(answer.headers.get("Retry-After", 5)))
+while (answer := send()) is None or answer.status_code in (429, 503):
+    time.sleep(2 if answer is None else int(answer.headers["Retry-After"]))
 print(answer.status_code, answer.text)
 sys.exit(answer.status_code != 200)

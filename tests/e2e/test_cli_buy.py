@@ -249,6 +249,18 @@ def test_whatever_happens_on_the_way_one_signature_is_sent_and_charged_once(dev:
     assert dev.usdc(json.loads(done.stdout)["gig"]["gig_wallet_address"]) == 10_000_000
 
 
+def test_the_script_to_copy_sends_its_one_signature_until_there_is_an_answer(dev: Dev) -> None:
+    buyer = dev.buyer(PURSE)
+    with mishaps(dev, "too many", "answer lost", "unknown") as (url, seen):
+        command = [sys.executable, "scripts/buy_gig.py", url]
+        done = subprocess.run(
+            command, env=os.environ | key_env(buyer), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert (len(seen), len(set(seen))) == (4, 1)
+    assert dev.usdc(buyer.address) == PURSE - 11_000_000
+
+
 def test_whoever_is_only_ever_told_to_come_back_later_has_paid_nothing(dev: Dev) -> None:
     buyer = dev.buyer(PURSE)
     with mishaps(dev, *["too many"] * 100) as (url, _):
