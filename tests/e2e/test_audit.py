@@ -390,9 +390,10 @@ def test_money_that_moves_behind_the_ledgers_back_is_found_out(chain: Chain, tmp
         transfer(shop, shop.intake, STRANGER, 1_000_000)
         shop.read_up(blocks=1)
 
-        [problem] = shop.desk.problems()
+        problem, halted = shop.desk.problems()
         assert problem.startswith(f"1 USDC to {STRANGER} in 0x")
         assert problem.endswith("left the intake and this ledger did not sign that")
+        assert halted.startswith("server: is halted: ")
         assert "halted" in shop.desk.run("refunds", "pay", "3", "--to", STRANGER, "--yes").stderr
 
 

@@ -6,7 +6,8 @@ import pytest
 from eth_account import Account
 
 from tests import ledgers
-from tests.harness import devnet, gig_terms, payment_header, served, until
+from tests.harness import devnet, gig_terms, payment_header, serve_settings, served, until
+from tests.operator import Desk
 
 
 def seed() -> str:
@@ -28,6 +29,10 @@ def test_an_old_backup_does_not_start(tmp_path: Path) -> None:
             served(chain, **same | {"database_url": backup}),
         ):
             pass
+        desk = Desk(serve_settings(chain, tmp_path, **same | {"database_url": backup}), tmp_path)
+        said = " ".join(desk.problems())
+        assert "left the intake and this ledger did not sign that" in said
+        assert "server: is halted" in said
 
         with served(chain, **same) as server:
             assert server.gig(newer)["funding"]["state"] == "funded"

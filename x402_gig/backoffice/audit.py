@@ -78,6 +78,7 @@ class Audit:
                 await history.read_block(number)
         money = await self._money(books, history)
         rows = Comparison(books, history, self.office.wallets).differences()
+        halted = [Difference("server", f"is halted: {books.halt}")] if books.halt else []
         keyed = await GigWallets(self.node, books, self.office.wallets, block).differences()
         return Report(
             network=self.office.settings.network,
@@ -86,8 +87,8 @@ class Audit:
             block=block,
             totals=Totals.of(books, history, await history.balance()),
             keyed_gigs=sum(gig.state == "live" for gig in books.keyed.values()),
-            differences=[*money, *rows, *keyed],
-            notes=[*dict.fromkeys(self.notes), *([f"The server is halted: {books.halt}"] if books.halt else [])],
+            differences=[*money, *rows, *keyed, *halted],
+            notes=list(dict.fromkeys(self.notes)),
         )
 
     async def _books(self) -> tuple[Books, Block]:

@@ -171,7 +171,7 @@ async def check_relayers(ledger: Ledger, wallets: Sequence[Wallet]) -> None:
 async def check_not_halted(ledger: Ledger) -> None:
     """The intake moved nothing that the ledger does not know of. Raises CannotStart."""
     if halt := await ledger.read(binding.funding_halt):
-        raise CannotStart([f'{halt}. Restore the newest ledger, or see "When funding is halted" in docs/operations.md'])
+        raise CannotStart([f'{halt}. Restore the newest ledger, or see "When it is halted" in docs/operations.md'])
 
 
 async def _are_unused(node: Node, wallets: Wallets) -> bool:

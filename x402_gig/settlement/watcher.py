@@ -116,8 +116,10 @@ class Watcher:
         self._woken.set()
 
     async def catch_up(self) -> None:
-        """Read all confirmed blocks that are not read yet. Raises ChainUnavailable or ChainRefused."""
+        """Read all confirmed blocks that are not read yet, and write down that they are. Raises Unavailable."""
         await self._read_up_to(await self._head.look())
+        if self.cursor.number != self._persisted:
+            await self._persist(self.cursor)
 
     async def _read_up_to(self, head: Block) -> None:
         before = self._cursor
