@@ -23,6 +23,20 @@ class PaymentLog(logging.LoggerAdapter[logging.Logger]):
         return f"payment {(self.extra or {})['payment_id']}: {msg}", kwargs
 
 
+class Trouble:
+    """What keeps a loop from its work: said when it begins and when it is over, not each time it tries."""
+
+    def __init__(self, logger: logging.Logger, whose: str) -> None:
+        self._logger, self._whose, self._said = logger, whose, ""
+
+    def is_now(self, problem: str) -> None:
+        if problem and problem != self._said:
+            self._logger.warning("%s: %s", self._whose, problem)
+        elif self._said and not problem:
+            self._logger.warning("%s: at work again", self._whose)
+        self._said = problem
+
+
 class Together(logging.StreamHandler[Any]):
     """Lines of one turn of the event loop go out in one write: a batch has some for each of its payments."""
 

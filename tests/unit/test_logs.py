@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from x402_gig.logs import PaymentLog, Together
+from x402_gig.logs import PaymentLog, Together, Trouble
 
 
 class Pipe:
@@ -41,6 +41,13 @@ def log(pipe: Pipe) -> logging.Logger:
 def test_a_line_of_no_event_loop_goes_out_at_once(log: logging.Logger, pipe: Pipe) -> None:
     log.info("one")
     assert pipe.sent == ["one\n"]
+
+
+def test_what_lasts_is_said_when_it_begins_changes_and_ends(log: logging.Logger, pipe: Pipe) -> None:
+    trouble = Trouble(log, "watcher")
+    for problem in ("", "no node", "no node", "no disk", "", ""):
+        trouble.is_now(problem)
+    assert pipe.sent == ["watcher: no node\n", "watcher: no disk\n", "watcher: at work again\n"]
 
 
 def test_lines_of_one_turn_go_out_together_and_before_the_next_one_waits(log: logging.Logger, pipe: Pipe) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from x402_gig.errors import GigError, Unavailable
+from x402_gig.logs import Trouble
 from x402_gig.settlement.funding import Funding
 from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.relayer import Relayer
@@ -71,6 +72,7 @@ class Dispatcher:
 
     async def _serve(self, relayer: Relayer) -> None:
         address = relayer.wallet.address
+        trouble = Trouble(log, f"relayer {address}")
         started = None
         while True:
             fence = self._leases.fence(address)
@@ -87,9 +89,10 @@ class Dispatcher:
                     await self._leases.give_up(address)
                 else:
                     await self._work_once(relayer)
+                trouble.is_now("")
             # Start again after either: a slot that was written down must be finished before the next one.
             except GigError as exc:
-                log.warning("relayer %s: %s", relayer.wallet.address, exc.detail)
+                trouble.is_now(exc.detail)
                 started = None
                 await asyncio.sleep(AFTER_ERROR_S)
             except Exception:  # one batch's bug must not stop the relayer for the batches after it

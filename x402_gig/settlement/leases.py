@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from x402_gig.errors import LeaseLost, Unavailable
+from x402_gig.logs import Trouble
 from x402_gig.store import leases, payments
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.leases import FUNDING, Standing
@@ -90,14 +91,16 @@ class Leases:
 
     async def run(self) -> None:
         """Renew until cancelled; where no other process can be there is nothing to renew."""
+        trouble = Trouble(log, "leases")
         while not self.ledger.is_alone:
             await asyncio.sleep(RENEW_S)
             try:
                 await self.renew()
                 if self.renewed is not None and self.processes > 1:
                     await self.renewed()
+                trouble.is_now("")
             except Unavailable as exc:
-                log.warning("leases: %s", exc.detail)
+                trouble.is_now(exc.detail)
 
     async def renew(self) -> None:
         """Raises Unavailable."""

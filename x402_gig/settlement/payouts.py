@@ -16,6 +16,7 @@ from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Node
 from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import ChainRefused, GigError, LeaseLost, Unavailable
+from x402_gig.logs import Trouble
 from x402_gig.settlement.funding import BACKOFF_S, MAX_BACKOFF_S, Hold
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import EMPTY_GAS, Batch, Relayer
@@ -110,12 +111,14 @@ class Payouts:
 
     async def serve(self) -> None:
         """Send what is due until cancelled."""
+        trouble = Trouble(log, "payouts")
         while True:
             try:
                 if self.leases.fence(FUNDING) is not None:
                     await self._send_due()
+                    trouble.is_now("")
             except (Unavailable, LeaseLost) as exc:
-                log.warning("payouts: %s", exc.detail)
+                trouble.is_now(exc.detail)
             await asyncio.sleep(INTERVAL_S)
 
     async def _send_due(self) -> None:

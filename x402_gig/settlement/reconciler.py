@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from x402_gig.chain import eip3009
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import READ_GAS, Node
 from x402_gig.errors import GigError
-from x402_gig.logs import PaymentLog
+from x402_gig.logs import PaymentLog, Trouble
 from x402_gig.metrics import Metrics
 from x402_gig.payments.outcome import Rejected
 from x402_gig.settlement.claims import NONCE_USED
@@ -68,15 +68,20 @@ class Reconciler:
     _after: int = field(default=0, init=False)
     _resent: dict[int, float] = field(default_factory=dict, init=False)
     _newest_refund: int = field(default=0, init=False)
+    _trouble: Trouble = field(default_factory=lambda: Trouble(log, "reconciler"), init=False)
 
     async def run(self, interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
-            for task in (self.settling.tell_known, self.reconcile, self.resend, self.void, self.refund, self.recheck):
-                try:
-                    await task()
-                except GigError as exc:
-                    log.warning("reconciler: %s", exc.detail)
+            self._trouble.is_now("; ".join(dict.fromkeys([problem async for problem in self._round()])))
+
+    async def _round(self) -> AsyncIterator[str]:
+        """Each task, and what kept it from its work; the others go on."""
+        for task in (self.settling.tell_known, self.reconcile, self.resend, self.void, self.refund, self.recheck):
+            try:
+                await task()
+            except GigError as exc:
+                yield exc.detail
 
     async def resend(self) -> None:
         """Send what lost its deposit, what the operator asked for, and what a process without a relayer has left."""
