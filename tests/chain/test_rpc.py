@@ -98,6 +98,11 @@ def test_without_a_proper_answer_nothing_is_known(status: int, body: bytes) -> N
         assert isinstance(failure(url), ChainUnavailable)
 
 
+def test_a_status_is_told() -> None:
+    with answering(401, b"") as url:
+        assert failure(url).detail == "eth_blockNumber: the chain node did not answer (HTTP 401)"
+
+
 def test_a_port_where_nobody_listens_is_unavailable() -> None:
     assert isinstance(failure(f"http://127.0.0.1:1/{SECRET}"), ChainUnavailable)
 

@@ -4,7 +4,7 @@ import itertools
 from typing import Any
 
 import orjson
-from aiohttp import ClientSession, ClientTimeout, TCPConnector
+from aiohttp import ClientResponseError, ClientSession, ClientTimeout, TCPConnector
 
 from x402_gig.errors import ChainRefused, ChainUnavailable
 
@@ -35,7 +35,7 @@ class Rpc:
             response = orjson.loads(await self._post(method, params, timeout_s or self._timeout_s))
         except Exception as exc:  # noqa: BLE001 - whatever a transport throws, the answer is not known
             # `from None`: the text of a transport's error holds the RPC URL.
-            raise ChainUnavailable(f"{method}: the chain node did not answer ({type(exc).__name__})") from None
+            raise ChainUnavailable(f"{method}: the chain node did not answer ({_kind(exc)})") from None
         if not isinstance(response, dict):
             raise ChainUnavailable(f"{method}: the chain node answered with something else than JSON-RPC")
         if error := response.get("error"):
@@ -56,6 +56,10 @@ class Rpc:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+
+
+def _kind(exc: Exception) -> str:
+    return f"HTTP {exc.status}" if isinstance(exc, ClientResponseError) else type(exc).__name__
 
 
 def _refused(method: str, error: Any) -> ChainRefused:
