@@ -20,7 +20,7 @@ from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import MAX_GIG_ID, Wallet, Wallets
 from x402_gig.devnet.gas import give_gas
-from x402_gig.errors import CannotStart, GigError, Unavailable
+from x402_gig.errors import CannotStart, GigError, LedgerUnavailable, Unavailable
 from x402_gig.facilitators.local import LocalFacilitator
 from x402_gig.gigs.listing import GigQuery, Page
 from x402_gig.gigs.records import GigRecord
@@ -66,6 +66,8 @@ BLOCKS_HELD_S = 6
 STALE_S = 30
 READINESS_TTL_S = 1
 MEASURE_TTL_S = 5
+# Prometheus waits for ten seconds, and a node that hangs is what it has to hear of.
+LOOK_S = 5
 
 
 @dataclass
@@ -97,6 +99,7 @@ class Server:
     dispatcher: Dispatcher = field(init=False)
     _readiness: Readiness = field(default_factory=lambda: Readiness({}, {}), init=False)
     _readiness_until: float = field(default=0.0, init=False)
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _measured_until: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -265,9 +268,10 @@ class Server:
 
     async def readiness(self) -> Readiness:
         """At most `READINESS_TTL_S` old: strangers may ask as often as they like."""
-        if time.monotonic() > self._readiness_until:
-            self._readiness = await self._look_around()
-            self._readiness_until = time.monotonic() + READINESS_TTL_S
+        async with self._looking:
+            if time.monotonic() > self._readiness_until:
+                self._readiness = await self._look_around()
+                self._readiness_until = time.monotonic() + READINESS_TTL_S
         return self._readiness
 
     async def measure(self) -> bytes:
@@ -279,26 +283,26 @@ class Server:
             with contextlib.suppress(Unavailable):
                 found = await self.ledger.read(status)
                 self.metrics.is_open(found.counts, found.oldest_s)
-                for relayer in self.relayers:
-                    self.metrics.has_gas(relayer.wallet.address, await relayer.gas_money())
+            if "chain" not in ready.problems:
+                await self._measure_gas()
         return self.metrics.exposition()
 
+    async def _measure_gas(self) -> None:
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                for relayer in self.relayers:
+                    self.metrics.has_gas(relayer.wallet.address, await relayer.gas_money())
+
     async def _look_around(self) -> Readiness:
-        problems: dict[str, str] = {}
+        problems = await self._look_at_chain()
         try:
             await self.ledger.read(lambda c: None)
         except GigError as exc:
             problems["database"] = exc.detail
-        try:
-            await self.head.look()
-            with_gas = await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))
-            if not any(with_gas):
-                problems["gas"] = "; ".join([await relayer.gas_report() for relayer in self.relayers])
-            problems |= await self._look_at_token()
-        except GigError as exc:
-            problems["chain"] = exc.detail
-        if self.watcher.problem or time.monotonic() - self.watcher.up_to_date_at > STALE_S:
-            problems["chain"] = self.watcher.problem or f"no new block could be read for {STALE_S} s"
+        if problem := self.watcher.problem:
+            problems[_culprit(problem)] = problem.detail
+        elif time.monotonic() - self.watcher.up_to_date_at > STALE_S:
+            problems["chain"] = f"no new block could be read for {STALE_S} s"
         if self.settling.halt:
             problems["halted"] = self.settling.halt
         warnings = {
@@ -310,12 +314,32 @@ class Server:
         }
         return Readiness(problems, {name: text for name, text in warnings.items() if text})
 
+    async def _look_at_chain(self) -> dict[str, str]:
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await self.head.look()
+                return await self._look_at_gas() | await self._look_at_token()
+        except TimeoutError:
+            return {"chain": f"the chain node did not answer within {LOOK_S} s"}
+        except GigError as exc:
+            return {_culprit(exc): exc.detail}
+
+    async def _look_at_gas(self) -> dict[str, str]:
+        if any(await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))):
+            return {}
+        return {"gas": "; ".join([await relayer.gas_report() for relayer in self.relayers])}
+
     async def _look_at_token(self) -> dict[str, str]:
         """Why the token would move nothing at present."""
         paused, [blacklisted] = await self.node.refusals(self.wallets.intake.address)
         if paused:
             return {"token": "USDC is paused"}
         return {"token": f"USDC has the intake {self.wallets.intake.address} on its blacklist"} if blacklisted else {}
+
+
+def _culprit(problem: GigError) -> str:
+    """The name under which `readyz` tells of it."""
+    return "database" if isinstance(problem, LedgerUnavailable) else "chain"
 
 
 def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
@@ -395,8 +419,8 @@ async def open_server(settings: Settings, extra_products: Sequence[Product] = ()
         try:
             await server.prepare()
         except Unavailable as exc:
-            raise CannotStart(
-                [f"{exc.detail}: see X402_GIG_RPC_URL, and X402_GIG_FACILITATOR if it is remote"]
-            ) from exc
+            is_ledger = isinstance(exc, LedgerUnavailable)
+            where = "DATABASE_URL" if is_ledger else "RPC_URL, and X402_GIG_FACILITATOR if it is remote"
+            raise CannotStart([f"{exc.detail}: see X402_GIG_{where}"]) from exc
         await stack.enter_async_context(server.running())
         yield server

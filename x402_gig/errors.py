@@ -15,6 +15,7 @@
     ├── Unavailable             nothing was sent and nothing was charged; try again
     │   ├── ChainUnavailable    the node did not answer, or answered with garbage
     │   ├── ChainRefused        the node answered with a JSON-RPC error
+    │   ├── LedgerUnavailable   the database does not do what it is told
     │   └── FacilitatorUnavailable
     ├── LeaseLost               another process has this relayer now, and what was to be written was not
     ├── Refused                 a purchase of ours was refused and nothing was charged
@@ -105,6 +106,10 @@ class Unavailable(GigError):
 
 class ChainUnavailable(Unavailable):
     reason = "chain_unavailable"
+
+
+class LedgerUnavailable(Unavailable):
+    pass
 
 
 class FacilitatorUnavailable(Unavailable):

@@ -1,5 +1,6 @@
 """A chain that is away, slow, wrong or full: every payment ends as a gig or uncharged, and nothing blocks the next."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -135,6 +136,18 @@ def test_a_fault_at_any_step_costs_nobody_anything(shop: Shop, step: str, fault:
         # Whatever is answered by now, it is no refusal.
         assert first.result().status_code in (200, 503), first.result().text
     one.gig()
+
+
+def test_whoever_watches_hears_of_a_node_that_hangs_before_he_gives_up(shop: Shop) -> None:
+    """Prometheus waits for ten seconds."""
+
+    def seen(path: str) -> str:
+        return str(shop.dev.http.get(shop.dev.url + path, timeout=9).text)
+
+    with shop.proxy.broken(faults.slow(20)):
+        until(lambda: 'x402_gig_problem{name="chain"} 1.0' in seen("/metrics"))
+        assert "chain" in json.loads(seen("/readyz"))["problems"]
+    until(lambda: json.loads(seen("/readyz"))["status"] == "ready", timeout_s=60)
 
 
 def test_a_slow_chain_is_only_slow(shop: Shop) -> None:

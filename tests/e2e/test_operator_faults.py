@@ -122,6 +122,9 @@ def test_a_disk_that_is_full_charges_nobody_twice_and_nobody_for_nothing(chain: 
         answer = shop.post(terms, header)
         assert answer.status_code == 503, answer.text
         assert shop.usdc(buyer.address) == PRICE
+        problems = until(lambda: ready(shop)["problems"])
+        assert list(problems) == ["database"]
+        assert "SQLITE_" in problems["database"]
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         answer = until(lambda: (a := shop.post(terms, header)).status_code != 503 and a)
         assert answer.status_code == 200, answer.text

@@ -3,6 +3,7 @@
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,6 +166,18 @@ def test_one_relayer_with_gas_is_enough(chain: Chain) -> None:
     chain.rpc("anvil_setBalance", derived(seed, "m/44'/60'/1'/0/0").address, hex(10**18))
     with served(chain, network="base", seed=seed) as shop:
         assert shop.buy(chain.buyer()).status_code == 200
+
+
+def test_a_ledger_that_cannot_be_written_to_is_what_the_operator_hears_of(chain: Chain, tmp_path: Path) -> None:
+    file = tmp_path / "ledger.db"
+    same = {"seed": new_seed(), "database_url": f"sqlite:///{file}"}
+    with served(chain, **same):
+        pass
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TRIGGER full BEFORE UPDATE ON ledger BEGIN SELECT RAISE(ABORT, 'full'); END")
+    said = refused(chain, tmp_path, **same)
+    assert "see X402_GIG_DATABASE_URL" in said
+    assert "RPC_URL" not in said
 
 
 def test_a_port_in_use_is_refused(chain: Chain, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Watcher:
         self._read_to: Block | None = None
         # When blocks were read last, or there were none to read.
         self.up_to_date_at = 0.0
-        self.problem = ""
+        self.problem: GigError | None = None
 
     @property
     def cursor(self) -> Block:
@@ -93,9 +93,9 @@ class Watcher:
                 if is_wanted or self._is_due():
                     await self._read_up_to(head)
             except GigError as exc:
-                self._report(exc.detail)
+                self._report(exc)
             else:
-                self._report("")
+                self._report(None)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), interval_s)
 
@@ -103,10 +103,10 @@ class Watcher:
         is_waited_for = self._read_to is None or self._wanted > self._read_to.number
         return is_waited_for or bool(self.problem) or time.monotonic() >= self._read_at + self._pause_s
 
-    def _report(self, problem: str) -> None:
+    def _report(self, problem: GigError | None) -> None:
         """Log a problem when it begins and when it is over, not twice a second."""
         if problem and not self.problem:
-            log.warning("watcher: %s", problem)
+            log.warning("watcher: %s", problem.detail)
         elif self.problem and not problem:
             log.warning("watcher: the chain can be read again")
         self.problem = problem

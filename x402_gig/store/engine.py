@@ -26,7 +26,7 @@ from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Eng
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError, SQLAlchemyError
 
-from x402_gig.errors import CannotStart, Unavailable
+from x402_gig.errors import CannotStart, LedgerUnavailable
 from x402_gig.store.schema import check_schema, migrate
 
 # Connection too: its users outside this room only hand it on, and need not import SQLAlchemy for that.
@@ -48,7 +48,7 @@ SESSION = {
 # A host that is gone does not say so (seconds).
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
-NO_FILE = "the file cannot be opened: is there such a folder, and may it be written to?"
+NO_FILE = "the file cannot be opened: is there such a folder, may it be written to, and is there room on the disk?"
 IN_USE = "another server is at work on this file; several servers can share a ledger on PostgreSQL only"
 
 
@@ -77,8 +77,8 @@ class Ledger:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction; it is on disk when this returns.
 
-        Raises Unavailable, and then nothing changed; when PostgreSQL went away in the middle of the commit, perhaps it
-        did: whatever is written may be found written already.
+        Raises LedgerUnavailable, and then nothing changed; when PostgreSQL went away in the middle of the commit,
+        perhaps it did: whatever is written may be found written already.
         """
         # A transaction that was asked for is not torn, nor left out, when a client hangs up.
         asked = _Asked(work, asyncio.get_running_loop().create_future())
@@ -96,7 +96,7 @@ class Ledger:
         _tell([asked], [result])
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on a consistent view. Raises Unavailable.
+        """Run `work` on a consistent view. Raises LedgerUnavailable.
 
         What is asked while the threads are at work shares the next transaction.
         """
@@ -174,7 +174,7 @@ def _submit(threads: ThreadPoolExecutor, work: Callable[[], T]) -> "Future[T]":
     try:
         return threads.submit(work)
     except RuntimeError:
-        raise Unavailable("The ledger is closed") from None
+        raise LedgerUnavailable("The ledger is closed") from None
 
 
 @contextmanager
@@ -184,7 +184,14 @@ def _as_unavailable() -> Iterator[None]:
     except (SQLAlchemyError, OverflowError) as exc:  # OverflowError: an amount of more than 63 bits
         if isinstance(exc, InvalidRequestError):
             log.exception("a query is wrong")  # a mistake of ours; its text has no values in it
-        raise Unavailable(f"The ledger cannot be used right now ({type(exc).__name__})") from exc
+        raise LedgerUnavailable(f"The ledger cannot be used right now ({_kind(exc)})") from exc
+
+
+def _kind(exc: Exception) -> str:
+    """With what the database calls it, such as SQLITE_FULL or 53100: never its text, which may hold values."""
+    cause = getattr(exc, "orig", None)
+    name = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)
+    return f"{type(exc).__name__}, {name}" if name else type(exc).__name__
 
 
 def _why(url: str, exc: Exception, is_guest: bool) -> str:
@@ -192,9 +199,12 @@ def _why(url: str, exc: Exception, is_guest: bool) -> str:
     if isinstance(exc, ArgumentError | ImportError):
         return "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
     if not isinstance(exc, OperationalError):
-        return f"the ledger cannot be opened ({type(exc).__name__})"
+        return f"the ledger cannot be opened ({_kind(exc)})"
     if not url.startswith("sqlite"):
-        return "PostgreSQL does not answer there, does not know the database, or refuses this user and password"
+        return (
+            "PostgreSQL does not answer there, does not know the database, refuses this user and password, or does not "
+            "have the TLS that sslmode asks for (verify-full needs sslrootcert too)"
+        )
     if is_guest:
         return "there is no ledger in that file (`x402-gig serve` makes it), or it cannot be read"
     return NO_FILE
