@@ -14,7 +14,8 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests import ledgers
+from tests import faults, ledgers
+from tests.faults import rpc_proxy
 from tests.harness import (
     CREATE,
     USDC,
@@ -136,6 +137,12 @@ def test_commission_may_not_go_to_the_token(chain: Chain, tmp_path: Path) -> Non
 def test_the_chain_must_be_the_networks(chain: Chain, tmp_path: Path) -> None:
     said = refused(chain, tmp_path, network="base-sepolia")
     assert "X402_GIG_RPC_URL leads to chain 8453, X402_GIG_NETWORK is chain 84532" in said
+
+
+def test_who_forgot_to_name_the_network_of_a_real_node_is_told(chain: Chain, tmp_path: Path) -> None:
+    with rpc_proxy(chain) as proxy, proxy.broken(faults.refuses(-32601, "method not found"), "anvil_setBalance"):
+        said = refused(proxy.chain, tmp_path)
+    assert "X402_GIG_NETWORK is devnet, and X402_GIG_RPC_URL leads to a node that is no Anvil" in said
 
 
 def test_a_chain_without_the_token_is_refused(tmp_path: Path) -> None:
