@@ -170,11 +170,7 @@ def refuses(code: int, message: str) -> Rule:
     return lambda request, _: {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message}}
 
 
-def once(rule: Rule) -> Rule:
-    """The rule for the first call, the truth for the others."""
-    return times(1, rule)
-
-
 def times(count: int, rule: Rule) -> Rule:
+    """The rule for the first calls, the truth for the others."""
     left = iter(range(count))
     return lambda request, forward: rule(request, forward) if next(left, None) is not None else forward()

@@ -33,10 +33,9 @@ class GigError(Exception):
 
     reason = "internal_error"
 
-    def __init__(self, detail: str = "", *, reason: str | None = None) -> None:
+    def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.reason = reason or self.reason
 
 
 class BadRequest(GigError):
@@ -119,10 +118,9 @@ class FacilitatorUnavailable(Unavailable):
 class ChainRefused(Unavailable):
     reason = "chain_refused"
 
-    def __init__(self, detail: str, *, code: int = 0, data: str = "") -> None:
+    def __init__(self, detail: str, code: int = 0) -> None:
         super().__init__(detail)
         self.code = code
-        self.data = data
 
 
 class LeaseLost(GigError):

@@ -53,9 +53,9 @@ class Metrics:
             self._batch_size.labels(purpose).observe(transfers)
             self._gas.labels(purpose).observe(gas_used / transfers)
 
-    def acted(self, action: str, count: int = 1) -> None:
-        """The reconciler did something about so many rows."""
-        self._actions.labels(action).inc(count)
+    def acted(self, action: str) -> None:
+        """The reconciler did something about a row."""
+        self._actions.labels(action).inc()
 
     def has_gas(self, relayer: str, ether: Decimal) -> None:
         self._relayer.labels(relayer).set(float(ether))  # Prometheus knows no other numbers

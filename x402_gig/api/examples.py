@@ -132,7 +132,6 @@ TOO_LARGE = {"error": "The body is larger than 65536 bytes", "reason": "body_too
 TOO_MANY = {"error": "Too many requests", "reason": "rate_limited"}
 CREATE_FAILED = {"error": "Failed to create gig"}
 TYPES_FAILED = {"error": "Failed to fetch gig types"}
-FAILED = {"error": "Internal server error"}
 UNKNOWN = {"error": "The payment is under way: send the same header again", "reason": "outcome_unknown"}
 UNAVAILABLE = {"error": "The chain node does not answer", "reason": "chain_unavailable"}
 NOT_FUNDED = {

@@ -107,8 +107,8 @@ class Node:
     async def native_balance(self, address: str) -> int:
         return _int(await self.rpc.call("eth_getBalance", address, "latest"))
 
-    async def nonce(self, address: str, tag: str = "latest") -> int:
-        return _int(await self.rpc.call("eth_getTransactionCount", address, tag))
+    async def nonce(self, address: str) -> int:
+        return _int(await self.rpc.call("eth_getTransactionCount", address, "latest"))
 
     async def priority_fee(self) -> int:
         """Wei per gas; at most ten seconds old."""

@@ -65,10 +65,5 @@ def _kind(exc: Exception) -> str:
 def _refused(method: str, error: Any) -> ChainRefused:
     fields = error if isinstance(error, dict) else {}
     message = str(fields.get("message", "error"))[:200]
-    data = fields.get("data")
     code = fields.get("code")
-    return ChainRefused(
-        f"{method}: {message}",
-        code=code if isinstance(code, int) else 0,
-        data=data if isinstance(data, str) else "",
-    )
+    return ChainRefused(f"{method}: {message}", code if isinstance(code, int) else 0)

@@ -63,7 +63,7 @@ class SettleAnswer(BaseModel):
 class FacilitatorClient:
     """The facilitator's HTTP API, with the liberties that real ones take."""
 
-    def __init__(self, url: str, token: str = "") -> None:
+    def __init__(self, url: str, token: str) -> None:
         # Uncompressed, so that the limit below holds for what is read into memory.
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._http = httpx.AsyncClient(base_url=url, headers=headers, follow_redirects=False)

@@ -105,13 +105,6 @@ class Observer(Protocol):
         ...
 
 
-class Unobserved:
-    """Nobody counts."""
-
-    def answered(self, outcome: str, reason: str) -> None: ...
-    def settled(self, seconds: float) -> None: ...
-
-
 class Checkout:
     """Everything between a parsed payment header and its outcome; the gate adds HTTP."""
 
@@ -123,8 +116,8 @@ class Checkout:
         facilitator: Facilitator,
         prover: Prover,
         hold_s: float,
-        clock: Callable[[], float] = time.time,
-        observer: Observer | None = None,
+        clock: Callable[[], float],
+        observer: Observer,
     ) -> None:
         self.seller = seller
         self._book = book
@@ -132,7 +125,7 @@ class Checkout:
         self._prover = prover
         self._hold_s = hold_s
         self._clock = clock
-        self._observer = observer or Unobserved()
+        self._observer = observer
 
     async def pay(self, payment: Payment, order: Order) -> Outcome:
         """The outcome of this payment for this order; `Unknown` after `hold_s` seconds.

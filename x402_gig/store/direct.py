@@ -87,7 +87,7 @@ def since_block(connection: Connection, gig_id: int) -> int:
 # is written under that number or not at all, so a starter who lost his turn while he was busy changes nothing.
 
 
-def take_turn(connection: Connection, gig_id: int, lease_s: int = 0) -> int | None:
+def take_turn(connection: Connection, gig_id: int, lease_s: int) -> int | None:
     """The number to start this gig under; None while somebody else has the turn, for `lease_s` seconds at most."""
     now = int(time.time())
     free = update(gigs).where(gigs.c.id == gig_id, gigs.c.start_until <= now)

@@ -10,10 +10,8 @@ from x402_gig.store.tables import journal
 _ADD = insert(journal)
 
 
-def note(
-    connection: Connection, payment_ids: Iterable[int], state: str, reason: str = "", transaction: str | None = None
-) -> None:
-    note_all(connection, [{"payment_id": i, "transaction": transaction} for i in payment_ids], state, reason)
+def note(connection: Connection, payment_ids: Iterable[int], state: str, reason: str = "") -> None:
+    note_all(connection, [{"payment_id": i, "transaction": None} for i in payment_ids], state, reason)
 
 
 def note_all(connection: Connection, rows: Iterable[Mapping[str, object]], state: str, reason: str = "") -> None:

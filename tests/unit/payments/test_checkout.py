@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.payments.examples import KEY, NOW, PAYER, PRICE, SELLER, SIGNATURE, payment
 from x402_gig.errors import ChainUnavailable, GigError, PaymentConflict, ValidationFailed
+from x402_gig.metrics import Metrics
 from x402_gig.payments.checkout import Checkout, Known
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
@@ -128,6 +129,7 @@ class Till:
             prover=self.prover,
             hold_s=self.hold_s,
             clock=lambda: self.now_s,
+            observer=Metrics(),
         )
         return asyncio.run(checkout.pay(paid, order))
 

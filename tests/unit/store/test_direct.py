@@ -63,7 +63,7 @@ def test_the_turn_of_one_who_died_is_over_when_its_time_is(db: Connection, gig: 
     db.execute(update(gigs).values(start_until=NOW))
     heir = turn(db, gig, 30)
     direct.end_turn(db, gig.gig_id, dead)  # he lives after all, and ends nobody's turn but his own
-    assert direct.take_turn(db, gig.gig_id) is None
+    assert direct.take_turn(db, gig.gig_id, 0) is None
     assert not direct.go_live(db, gig, dead, started(), FEE)
     assert direct.go_live(db, gig, heir, started(), FEE)
 
