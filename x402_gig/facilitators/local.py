@@ -11,7 +11,7 @@ from typing import Any
 
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Node
-from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, LeaseLost, PaymentConflict, Unavailable
+from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, LeaseLost, Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order
@@ -351,11 +351,9 @@ class LocalFacilitator:
         try:
             known = await self._ledger.read(lambda c: payments.find(c, item.key))
             if known is None:
-                item.fail(Unavailable("The payment could not be written down"))
-            elif known.fingerprint != item.order.fingerprint:
-                item.fail(PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})"))
-            else:
-                item.finish(known.outcome or await self._settling.wait(known.payment_id))
+                raise Unavailable("The payment could not be written down")
+            known.check_terms(item.order)
+            item.finish(known.outcome or await self._settling.wait(known.payment_id))
         except GigError as exc:
             item.fail(exc)
 

@@ -16,14 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from x402.schemas import PaymentPayload, SupportedResponse
 
 from x402_gig.chain.node import Node
-from x402_gig.errors import (
-    CannotStart,
-    ChainUnavailable,
-    FacilitatorUnavailable,
-    GigError,
-    PaymentConflict,
-    Unavailable,
-)
+from x402_gig.errors import CannotStart, ChainUnavailable, FacilitatorUnavailable, GigError, Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.order import Order, Seller
@@ -198,8 +191,7 @@ class RemoteFacilitator:
         known = await self._ledger.read(lambda c: payments.find(c, wanted.key))
         if known is None:
             raise Unavailable("The payment could not be written down")
-        if known.fingerprint != wanted.order.fingerprint:
-            raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
+        known.check_terms(wanted.order)
         return known.payment_id
 
     async def _check(self, wanted: Reservation) -> Outcome | None:

@@ -32,6 +32,11 @@ class Known:
     outcome: Settled | Rejected | None
     abandoned: bool
 
+    def check_terms(self, order: Order) -> None:
+        """Raises PaymentConflict when it is the payment of something else."""
+        if self.fingerprint != order.fingerprint:
+            raise PaymentConflict(f"This payment already belongs to other terms (payment {self.payment_id})")
+
 
 class Book(Protocol):
     """The ledger, as the checkout needs it. Implemented in `store`."""
@@ -174,8 +179,7 @@ class Checkout:
     async def _again(self, known: Known, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
         if payment.signature != known.signature and not await self._proven(payment):
             return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
-        if known.fingerprint != order.fingerprint:
-            raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
+        known.check_terms(order)
         outcome = known.outcome or await self._hold(self._facilitator.resume(known.payment_id))
         if isinstance(outcome, Unknown):
             return outcome

@@ -2,7 +2,6 @@
 
 import logging
 
-from x402_gig.errors import PaymentConflict
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.outcome import Outcome, Rejected, Unknown
@@ -44,10 +43,10 @@ class Claims:
 def _claim(connection: Connection, shop: Shop, wanted: Reservation) -> Outcome:
     key = wanted.key
     known = payments.find(connection, key)
-    if known is not None and known.fingerprint != wanted.order.fingerprint:
-        raise PaymentConflict(f"This payment already belongs to other terms (payment {known.payment_id})")
-    if known is not None and known.outcome is not None:
-        return known.outcome
+    if known is not None:
+        known.check_terms(wanted.order)
+        if known.outcome is not None:
+            return known.outcome
     deposit = deposits.find(connection, key.asset, key.payer, key.nonce)
     if deposit is not None and deposit["refund_id"] is not None:
         return _refunded(deposit["value"], deposit["transaction"])
