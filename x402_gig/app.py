@@ -15,7 +15,6 @@ from starlette.types import ASGIApp
 from x402_gig.api.app import Api, Probes, Readiness
 from x402_gig.api.counting import Limiter, SharedCounts
 from x402_gig.api.keys import Keys
-from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import MAX_GIG_ID, Wallet, Wallets
@@ -347,7 +346,7 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
     preset = settings.preset
     wallets = Wallets(settings.mnemonic, settings.wallet_account)
     intake = wallets.intake.address
-    token = Token(preset.usdc.lower(), preset.usdc_name, preset.usdc_version, preset.chain_id)
+    token = preset.token
     node = Node(Rpc(settings.rpc_url.get_secret_value()), token)
     limits = Limits(settings.minimum_reward, settings.maximum_reward, token.address, preset.v1_name)
     clock, metrics = ChainClock(), Metrics()

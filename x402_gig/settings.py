@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 
+from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.keccak import with_checksum
 from x402_gig.chain.wallets import seed_of
 from x402_gig.errors import CannotStart
@@ -56,6 +57,10 @@ class NetworkPreset(Network):
     usdc: str
     usdc_name: str
     usdc_version: str = "2"
+
+    @property
+    def token(self) -> Token:
+        return Token(self.usdc.lower(), self.usdc_name, self.usdc_version, self.chain_id)
 
 
 _BASE_USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"

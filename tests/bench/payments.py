@@ -14,8 +14,8 @@ from coincurve import PrivateKey
 from eth_utils.address import to_checksum_address
 
 from tests.bench.load import Address, post
-from tests.harness import USDC, Chain, Json, encode, gig_terms
-from x402_gig.chain.eip3009 import Token, address_of
+from tests.harness import Chain, Json, encode, gig_terms
+from x402_gig.chain.eip3009 import address_of
 from x402_gig.payments.payment import Authorization
 from x402_gig.settings import NETWORKS
 
@@ -26,8 +26,7 @@ PLENTY_UNITS = 10**15
 DURATIONS = ("1day", "3days")
 # Of the rewards, in USDC: a few dozen prices are asked for again and again.
 REWARDS = range(10, 42)
-_PRESET = NETWORKS["devnet"]
-TOKEN = Token(USDC.lower(), _PRESET.usdc_name, _PRESET.usdc_version, _PRESET.chain_id)
+TOKEN = NETWORKS["devnet"].token
 
 
 def questions() -> list[bytes]:

@@ -82,7 +82,7 @@ def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
         raise Refused("The gig has changed meanwhile: try again")
     direct.give_back(connection, gig, found.units)
     number = funding.next_subject(connection, funding.SURPLUS)
-    is_usdc = gig.token.address == office.settings.preset.usdc.lower()
+    is_usdc = gig.token.address == office.settings.preset.token.address
     asset, nonce = None if is_usdc else gig.token.address, office.wallets.surplus_nonce(number)
     due = funding.due_row(funding.SURPLUS, number, to, found.units, nonce, source_gig=gig.gig_id, asset=asset)
     return funding.add(connection, due)

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import Wallets
@@ -54,9 +53,7 @@ async def _check_owner(office: Office) -> None:
 @asynccontextmanager
 async def open_chain(office: Office) -> AsyncIterator[Node]:
     """The chain that the ledger belongs to. Raises CannotStart or Unavailable."""
-    preset = office.settings.preset
-    token = Token(preset.usdc.lower(), preset.usdc_name, preset.usdc_version, preset.chain_id)
-    node = Node(Rpc(office.settings.rpc_url.get_secret_value()), token)
+    node = Node(Rpc(office.settings.rpc_url.get_secret_value()), office.settings.preset.token)
     try:
         await preflight.check_chain(node)
         await preflight.check_ledger(node, office.ledger, office.wallets)

@@ -111,7 +111,7 @@ def _payee(deposit: Deposit, office: Office, to: str | None) -> str:
             f"It is a plain transfer by {deposit.payer}, which may be an exchange: ask who owns it, and name the "
             "address with --to"
         )
-    if to in (office.wallets.intake.address, office.settings.preset.usdc.lower(), f"0x{0:040x}"):
+    if to in (office.wallets.intake.address, office.settings.preset.token.address, f"0x{0:040x}"):
         raise Refused("--to must be the address of its owner, not the intake, the token or zero")
     return to
 
