@@ -8,7 +8,7 @@ from x402_gig.backoffice.opening import Office
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Node
 from x402_gig.errors import Refused
-from x402_gig.gigs.pricing import UINT256_MAX, to_tokens
+from x402_gig.gigs.pricing import UINT256_MAX
 from x402_gig.gigs.records import GigRecord
 from x402_gig.settlement.keyed import find_deposits
 from x402_gig.store import binding, direct, funding
@@ -27,16 +27,13 @@ class Spare:
 
     @property
     def text(self) -> str:
-        return self._told(self.units)
+        return self.gig.token.told(self.units)
 
     @property
     def origins(self) -> list[str]:
         """All that came, oldest first: what is to go back is the last of it."""
-        came = [f"{self._told(t.value)} came from {t.payer} in {t.transaction}" for t in self.deposits]
+        came = [f"{self.gig.token.told(t.value)} came from {t.payer} in {t.transaction}" for t in self.deposits]
         return came or ["The token's logs do not say who sent it: ask the gig's creator."]
-
-    def _told(self, units: int) -> str:
-        return f"{to_tokens(units, self.gig.token.decimals)} {self.gig.token.symbol}"
 
 
 async def spare(office: Office, node: Node, gig_id: int) -> Spare:
@@ -55,10 +52,8 @@ async def spare(office: Office, node: Node, gig_id: int) -> Spare:
     if left_in > block.number:
         raise Refused("The chain node is behind the ledger: try again")
     if balance <= kept:
-        raise Refused(
-            f"Gig {gig_id} has nothing to give back: its wallet {gig.wallet} holds "
-            f"{to_tokens(balance, gig.token.decimals)} {gig.token.symbol}"
-        )
+        held = gig.token.told(balance)
+        raise Refused(f"Gig {gig_id} has nothing to give back: its wallet {gig.wallet} holds {held}")
     # All of them: what is to go back may have come at any time.
     deposits = await find_deposits(node, gig, since, block.number, balance=UINT256_MAX)
     return Spare(gig, block.number, balance, balance - kept, deposits)
@@ -100,8 +95,6 @@ def as_json(gig: GigRecord, key_prefix: str) -> dict[str, Any]:
 
 
 def line(gig: GigRecord, key_prefix: str) -> str:
-    def told(units: int) -> str:
-        return f"{to_tokens(units, gig.token.decimals)} {gig.token.symbol}"
-
+    told = gig.token.told
     surplus = f"  surplus {told(gig.surplus_units)}" if gig.surplus_units else ""
     return f"{gig.gig_id:>4}  {gig.state:<9}  {told(gig.reward_units)}  {gig.wallet}  {key_prefix}{surplus}"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from x402_gig.gigs.pricing import to_tokens
+
 
 @dataclass(frozen=True)
 class TokenInfo:
@@ -11,6 +13,10 @@ class TokenInfo:
     address: str
     symbol: str
     decimals: int
+
+    def told(self, units: int) -> str:
+        """So much of it, for people: "10.5 DEGEN"."""
+        return f"{to_tokens(units, self.decimals)} {self.symbol}"
 
 
 @dataclass(frozen=True)

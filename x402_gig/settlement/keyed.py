@@ -181,12 +181,9 @@ class KeyedGigs:
         return balance
 
     def _missing(self, gig: GigRecord, balance: int) -> list[str]:
-        def told(units: int) -> str:
-            return f"{to_tokens(units, gig.token.decimals)} {gig.token.symbol}"
-
         return [
-            f"Expected amount: {told(gig.total_units)}",
-            f"Actual amount: {told(balance)}",
+            f"Expected amount: {gig.token.told(gig.total_units)}",
+            f"Actual amount: {gig.token.told(balance)}",
             f"Token Address: {gig.token.address}",
             f"Chain: {self.shop.limits.chain}",
             f"Chain id: {self.shop.chain_id}",
