@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from x402_gig.chain.eip3009 import TokenTransfer
-from x402_gig.chain.node import Block, Node
-from x402_gig.errors import ChainRefused, ChainUnavailable, Unavailable
+from x402_gig.chain.node import Node
+from x402_gig.errors import ChainRefused, Unavailable
 
 T = TypeVar("T")
 
@@ -78,13 +78,7 @@ class History:
         self.singly.add(number)
 
     async def _moved_in(self, number: int) -> list[TokenTransfer]:
-        return await self.node.transfers(await self._block(number), self.intake)
-
-    async def _block(self, number: int) -> Block:
-        block = await self.node.block(number)
-        if block is None:
-            raise ChainUnavailable(f"the chain node has no block {number}")
-        return block
+        return await self.node.transfers(await self.node.existing(number), self.intake)
 
     def forget_after(self, number: int) -> None:
         """What was read beyond this block may have been reorganised since."""
@@ -98,7 +92,7 @@ class History:
         return await insist(lambda: self._balance_in(self.last))
 
     async def _balance_in(self, number: int) -> int:
-        return await self.node.balance_of(self.intake, await self._block(number))
+        return await self.node.balance_of(self.intake, await self.node.existing(number))
 
     async def doubtful(self) -> list[int]:
         """The blocks in which the balance moved otherwise than the logs say; all, where the node kept no balances."""

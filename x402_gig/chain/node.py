@@ -87,19 +87,17 @@ class Node:
         return _int(await self.rpc.call("eth_chainId"))
 
     async def genesis_hash(self) -> str:
-        return (await self._existing_block("0x0")).hash
+        return (await self.existing(0)).hash
 
     async def head(self) -> Block:
-        return await self._existing_block("latest")
+        return _required(_block(await self.rpc.call("eth_getBlockByNumber", "latest", False)), "latest")
 
     async def block(self, number: int) -> Block | None:
         return _block(await self.rpc.call("eth_getBlockByNumber", hex(number), False))
 
-    async def _existing_block(self, tag: str) -> Block:
-        block = _block(await self.rpc.call("eth_getBlockByNumber", tag, False))
-        if block is None:
-            raise ChainUnavailable(f"the chain node has no block {tag}")
-        return block
+    async def existing(self, number: int) -> Block:
+        """The same, of a chain that is known to be this long: ChainUnavailable for a node that is behind."""
+        return _required(await self.block(number), number)
 
     async def code(self, address: str) -> bytes:
         return _bytes(await self.rpc.call("eth_getCode", address, "latest"))
@@ -372,6 +370,12 @@ def _block(raw: Any) -> Block | None:
         )
     except MALFORMED:
         raise ChainUnavailable("the chain node's block is malformed") from None
+
+
+def _required(block: Block | None, name: str | int) -> Block:
+    if block is None:
+        raise ChainUnavailable(f"the chain node has no block {name}")
+    return block
 
 
 def _receipt(raw: Any, token: str) -> Receipt | None:

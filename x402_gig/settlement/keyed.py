@@ -18,7 +18,6 @@ from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
 from x402_gig.errors import (
     BeingProcessed,
     ChainRefused,
-    ChainUnavailable,
     NotFound,
     NotFunded,
     NotStartable,
@@ -169,10 +168,7 @@ class KeyedGigs:
 
     async def _confirmed_block(self) -> Block:
         head = await self.node.head()
-        block = await self.node.block(max(0, head.number - self.confirmations + 1))
-        if block is None:
-            raise ChainUnavailable(f"the chain node has no block {head.number}")
-        return block
+        return await self.node.existing(max(0, head.number - self.confirmations + 1))
 
     async def _balance(self, gig: GigRecord, block: Block) -> int:
         balance = await self.node.token_balance(gig.token.address, gig.wallet, block)
