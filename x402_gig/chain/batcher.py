@@ -62,16 +62,18 @@ class Result:
         return "0x" + self.data[:4].hex() if self.data else "no reason"
 
 
-@cache
 def creation_code() -> bytes:
-    artifact = json.loads((files("x402_gig.chain") / "Batcher.json").read_text())
-    return bytes.fromhex(artifact["bytecode"].removeprefix("0x"))
+    return _code("bytecode")
+
+
+def runtime_code() -> bytes:
+    return _code("deployedBytecode")
 
 
 @cache
-def runtime_code() -> bytes:
+def _code(kind: str) -> bytes:
     artifact = json.loads((files("x402_gig.chain") / "Batcher.json").read_text())
-    return bytes.fromhex(artifact["deployedBytecode"].removeprefix("0x"))
+    return bytes.fromhex(artifact[kind].removeprefix("0x"))
 
 
 @cache

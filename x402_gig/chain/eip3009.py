@@ -30,7 +30,7 @@ _BALANCE_OF = keccak(b"balanceOf(address)")[:4]
 _IS_BLACKLISTED = keccak(b"isBlacklisted(address)")[:4]
 PAUSED_CALL = keccak(b"paused()")[:4]
 _IS_VALID_SIGNATURE = keccak(b"isValidSignature(bytes32,bytes)")[:4]
-DOMAIN_SEPARATOR = "0x" + keccak(b"DOMAIN_SEPARATOR()")[:4].hex()
+DOMAIN_SEPARATOR_CALL = keccak(b"DOMAIN_SEPARATOR()")[:4]
 _ERC1271_MAGIC = _IS_VALID_SIGNATURE.ljust(32, b"\0")
 
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0

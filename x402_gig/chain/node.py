@@ -116,12 +116,11 @@ class Node:
         return self._priority_fee
 
     async def domain_separator(self) -> str:
-        return str(await self._call(self.token.address, eip3009.DOMAIN_SEPARATOR))
+        return str(await self._call(self.token.address, eip3009.DOMAIN_SEPARATOR_CALL))
 
     async def balance_of(self, account: str, block: Block | None = None) -> int:
         """Token balance in base units, in the newest block or in the one given."""
-        data = "0x" + eip3009.balance_of_call(account).hex()
-        return _int(await self._call(self.token.address, data, block))
+        return _int(await self._call(self.token.address, eip3009.balance_of_call(account), block))
 
     async def balance_above(self, account: str, block: Block, places: Iterable[tuple[int, str]]) -> int | None:
         """Token balance at a block, in base units; None when it has not all of these below it, heights with hashes.
@@ -145,15 +144,14 @@ class Node:
         paused, *blacklisted = [result.number != 0 for result in results]
         return paused, blacklisted
 
-    async def _call(self, to: str, data: str, block: Block | None = None) -> Any:
-        return await self.rpc.call("eth_call", {"to": to, "data": data}, _exactly(block))
+    async def _call(self, to: str, data: bytes, block: Block | None = None, **more: str) -> Any:
+        return await self.rpc.call("eth_call", {"to": to, "data": "0x" + data.hex(), **more}, _exactly(block))
 
     async def simulate(self, calls: Sequence[Call], block: Block | None = None) -> tuple[int, list[Result]]:
         """Run `calls` one after the other on the newest block or the one given, each with its own gas limit."""
         data = batcher.simulate_data(calls)
         gas = batcher.intrinsic_gas(data) + sum(c.gas_limit * 64 // 63 + 10_000 for c in calls) + 100_000
-        transaction = {"to": batcher.address(), "data": "0x" + data.hex(), "gas": hex(gas)}
-        returned = _bytes(await self.rpc.call("eth_call", transaction, _exactly(block)))
+        returned = _bytes(await self._call(batcher.address(), data, block, gas=hex(gas)))
         try:
             return batcher.simulated(returned)
         except ValueError:
@@ -295,8 +293,8 @@ class Node:
 
     async def call_as(self, sender: str, call: Call) -> Result:
         """What this account would get for a call of its own. ChainRefused: it would fail."""
-        transaction = {"from": sender, "to": call.target, "gas": hex(call.gas_limit), "data": "0x" + call.data.hex()}
-        return Result(True, True, 0, _bytes(await self.rpc.call("eth_call", transaction, "latest"))[:MAX_ANSWER])
+        by = {"from": sender, "gas": hex(call.gas_limit)}
+        return Result(True, True, 0, _bytes(await self._call(call.target, call.data, None, **by))[:MAX_ANSWER])
 
     async def estimate_gas(self, sender: str, to: str, data: bytes) -> int:
         """ChainRefused: it would fail."""
