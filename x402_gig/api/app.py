@@ -15,13 +15,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from x402.http.constants import (
-    PAYMENT_REQUIRED_HEADER,
-    PAYMENT_RESPONSE_HEADER,
-    PAYMENT_SIGNATURE_HEADER,
-    X_PAYMENT_HEADER,
-    X_PAYMENT_RESPONSE_HEADER,
-)
 
 from x402_gig.api.cors import Cors
 from x402_gig.api.counting import Limiter
@@ -46,15 +39,6 @@ from x402_gig.store.api_keys import ApiKey
 
 LIST = "/api/gigs"
 CREATE = "/api/gigs/create/x402"
-EXPOSED_HEADERS = [
-    PAYMENT_REQUIRED_HEADER,
-    PAYMENT_SIGNATURE_HEADER,
-    PAYMENT_RESPONSE_HEADER,
-    X_PAYMENT_HEADER,
-    X_PAYMENT_RESPONSE_HEADER,
-    "Link",
-    "Retry-After",
-]
 
 
 class GigFinder(Protocol):
@@ -187,7 +171,8 @@ class Api:
         app = Starlette(routes=[create, *routes], middleware=[limits], exception_handlers=HANDLERS)
         # A redirect would name the host of the request, not the public one, and lose the payment on the way.
         app.router.redirect_slashes = False
-        return with_cors(Shortcut(app, path=CREATE, paywall=create.app, limiter=self.limiter))
+        # Outermost, so that errors of every kind carry the headers too.
+        return Cors(Shortcut(app, path=CREATE, paywall=create.app, limiter=self.limiter))
 
 
 def _gig_id(body: Mapping[str, Any]) -> int:
@@ -200,8 +185,3 @@ def _gig_id(body: Mapping[str, Any]) -> int:
 async def _object(request: Request) -> Mapping[str, Any]:
     """The body's JSON object, whatever its content type. Raises BadRequest."""
     return parse_object(await read_body_in_time(request.receive))
-
-
-def with_cors(app: ASGIApp) -> ASGIApp:
-    """Outermost, so that errors of every kind carry the headers too."""
-    return Cors(app, EXPOSED_HEADERS)

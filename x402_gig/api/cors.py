@@ -2,21 +2,38 @@
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from x402.http.constants import (
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    PAYMENT_SIGNATURE_HEADER,
+    X_PAYMENT_HEADER,
+    X_PAYMENT_RESPONSE_HEADER,
+)
+
+EXPOSED_HEADERS = [
+    PAYMENT_REQUIRED_HEADER,
+    PAYMENT_SIGNATURE_HEADER,
+    PAYMENT_RESPONSE_HEADER,
+    X_PAYMENT_HEADER,
+    X_PAYMENT_RESPONSE_HEADER,
+    "Link",
+    "Retry-After",
+]
 
 _VARY = (b"vary", b"Origin")
+_FOR_PAGES = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", ", ".join(EXPOSED_HEADERS).encode()),
+    _VARY,
+]
 
 
 class Cors:
     """Starlette answers preflights; the headers of all other answers are always the same, and ready-made here."""
 
-    def __init__(self, app: ASGIApp, expose_headers: list[str]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._preflights = CORSMiddleware(app, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
-        self._for_pages = [
-            (b"access-control-allow-origin", b"*"),
-            (b"access-control-expose-headers", ", ".join(expose_headers).encode()),
-            _VARY,
-        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -27,7 +44,7 @@ class Cors:
         if is_from_page and scope["method"] == "OPTIONS" and b"access-control-request-method" in names:
             await self._preflights(scope, receive, send)
             return
-        added = self._for_pages if is_from_page else [_VARY]
+        added = _FOR_PAGES if is_from_page else [_VARY]
 
         async def send_with_cors(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message
 
-from x402_gig.api.app import EXPOSED_HEADERS, with_cors
+from x402_gig.api.cors import EXPOSED_HEADERS, Cors
 
 ANSWER = JSONResponse({"error": "Not found"}, 404, {"Cache-Control": "no-store"})
 STARLETTES = CORSMiddleware(
@@ -44,9 +44,9 @@ def answer(app: ASGIApp, method: str, headers: Any) -> list[Message]:
 @pytest.mark.parametrize("number", range(5))
 def test_every_answer_is_starlettes(method: str, number: int) -> None:
     for headers in itertools.combinations(HEADERS, number):
-        assert answer(with_cors(ANSWER), method, headers) == answer(STARLETTES, method, headers)
+        assert answer(Cors(ANSWER), method, headers) == answer(STARLETTES, method, headers)
 
 
 def test_an_answer_that_is_sent_again_does_not_collect_headers() -> None:
-    app = with_cors(ANSWER)
+    app = Cors(ANSWER)
     assert answer(app, "GET", HEADERS[:1]) == answer(app, "GET", HEADERS[:1])

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from x402_gig.api.app import with_cors
+from x402_gig.api.cors import Cors
 from x402_gig.api.counting import Limiter
 from x402_gig.api.errors import HANDLERS
 from x402_gig.api.keys import Keys, key_of
@@ -49,7 +49,7 @@ class Client:
         routes = [Route("/api/whoami", whoami), Route("/api/members", members_only), Route("/healthz", healthz)]
         limiter = Limiter(Rate(address, 60), Rate(key, 60))
         app = Starlette(routes=routes, exception_handlers=HANDLERS)
-        self.app = with_cors(Limits(app, keys=Keys(ledger), limiter=limiter))
+        self.app = Cors(Limits(app, keys=Keys(ledger), limiter=limiter))
 
     def get(self, path: str = "/api/whoami", *, address: Any = "192.0.2.1", headers: Any = None) -> httpx.Response:
         async def ask() -> httpx.Response:
