@@ -1,9 +1,12 @@
 """The examples of the API's document: a request for each type of gig, and an answer for each thing that can happen."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from x402_gig.gigs.catalogue import RULES, GigType
+from x402_gig.gigs.records import GigRecord, TokenInfo
+from x402_gig.gigs.views import gig_view
 
 Json = dict[str, Any]
 
@@ -14,6 +17,7 @@ _WALLET = "0xb0d742b6c8a191466879f9f12563a5159b011d03"
 _PAYER = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266"
 _TRANSACTION = "0x" + "3f" * 32
 _START = "2025-10-01T15:00:00Z"
+_BEGUN = "2026-11-21T12:00:00Z"
 
 _OF_TYPE: Mapping[GigType, Json] = {
     GigType.LIKE: {"url": _CAST},
@@ -53,7 +57,7 @@ def created(chain_id: int, usdc: str) -> Json:
 def paid(chain_id: int, usdc: str) -> Json:
     return created(chain_id, usdc) | {
         "status": "active",
-        "start_time": "2026-11-21T12:00:00Z",
+        "start_time": _BEGUN,
         "end_time": "2026-11-22T12:00:00Z",
         "message": "Gig created and started",
         "payment": {"payer": _PAYER, "transaction": _TRANSACTION, "network": f"eip155:{chain_id}"},
@@ -66,54 +70,41 @@ def keyed(chain_id: int, usdc: str) -> Json:
 
 
 def gig(chain: str, chain_id: int, usdc: str) -> Json:
+    """As it is shown once it is funded."""
     rules = RULES[GigType.LIKE]
-    texts = {"how_to_earn": rules.how_to_earn, "earning_criteria": rules.earning_criteria}
-    display = {
-        "icon": "heart",
-        "label": "Like",
-        "filter_id": "like",
-        "with_input": True,
-        "input_placeholder": "Link to the post",
-        **texts,
-    }
-    return {
-        "id": 123,
-        "status": "active",
-        "created_at": "2026-11-21T12:00:00Z",
-        "start_time_ms": 1_795_262_400_000,
-        "end_time_ms": 1_795_348_800_000,
-        "duration_ms": 86_400_000,
-        "payout_interval_ms": 86_400_000,
-        "amount": "10",
-        "total_balance": "10",
-        "platform_fee": "1",
-        **texts,
-        "ticker": "USDC",
-        "gigbot_transactions_id": _TRANSACTION,
+    terms = {
+        "chain": chain,
+        "token_address": usdc.lower(),
+        "amount_units": 10_000_000,
+        "start_time": _START,
+        "duration": "1day",
+        "gig_type": "like",
         "platform": "farcaster",
-        "external_url": _CAST,
-        "gig_address": _WALLET,
-        "gig_wallet_address": _WALLET,
-        "creator": _PAYER,
-        "action_params": {"target_cast_hash": "0x1a2b3c4d"},
-        "token": {
-            "id": usdc.lower(),
-            "address": usdc.lower(),
-            "symbol": "USDC",
-            "decimals": 6,
-            "coingecko_id": "usd-coin",
-            "image_url": "",
-        },
-        "chain": {"id": chain, "name": chain.title(), "chain_id": chain_id, "image_url": ""},
-        "gig_type": {"id": "like", "display": {"x": display, "farcaster": display}},
-        "payment": {"payer": _PAYER, "transaction": _TRANSACTION, "network": f"eip155:{chain_id}"},
-        "funding": {
-            "state": "funded",
-            "deposit_transaction": _TRANSACTION,
-            "reward_transaction": "0x" + "4a" * 32,
-            "commission_transaction": "0x" + "5b" * 32,
-        },
+        "url": _CAST,
+        "how_to_earn": rules.how_to_earn,
+        "earning_criteria": rules.earning_criteria,
     }
+    begun = int(datetime.fromisoformat(_BEGUN).timestamp())
+    record = GigRecord(
+        gig_id=123,
+        key_id=None,
+        state="live",
+        wallet=_WALLET,
+        creator=_PAYER,
+        terms=terms,
+        token=TokenInfo(usdc.lower(), "USDC", 6),
+        reward_units=10_000_000,
+        commission_units=1_000_000,
+        surplus_units=0,
+        start_at=begun,
+        end_at=begun + 86_400,
+        created_at=begun,
+        suspended=False,
+        deposit_transaction=_TRANSACTION,
+        reward_transaction="0x" + "4a" * 32,
+        commission_transaction="0x" + "5b" * 32,
+    )
+    return gig_view(record, chain_id, usdc.lower(), datetime.fromtimestamp(begun, UTC))
 
 
 INVALID = {"error": "Validation failed", "details": ["Invalid chain", "URL required for like tasks"]}
