@@ -179,10 +179,6 @@ def address(value: object) -> str:
     return value.lower()
 
 
-def start_problem(start: datetime, now: datetime) -> str | None:
-    return "Invalid start time" if start - now > MAX_AHEAD else None
-
-
 def _chain(value: object, info: Info) -> str:
     if value != info.context.rules.chain:
         raise ValueError("not the chain that is served")
@@ -220,7 +216,8 @@ def _start_time(value: object, info: Info) -> datetime:
     if not isinstance(value, str) or not _ISO_8601.fullmatch(value):
         raise ValueError("not ISO 8601")
     start = _in_utc(datetime.fromisoformat(value))
-    info.context.note(info.field_name, start_problem(start, info.context.now))
+    if start - info.context.now > MAX_AHEAD:
+        info.context.note(info.field_name, "Invalid start time")
     return start
 
 

@@ -80,7 +80,7 @@ def _action_params(terms: Terms, symbol: str) -> dict[str, str]:
 
 
 def _displays(gig_type: GigType) -> dict[str, dict[str, Any]]:
-    rules = RULES[gig_type]
+    rules, display = RULES[gig_type], DISPLAY[gig_type]
     texts = {"how_to_earn": rules.how_to_earn or "", "earning_criteria": rules.earning_criteria or ""}
     return {
         platform: {
@@ -92,7 +92,6 @@ def _displays(gig_type: GigType) -> dict[str, dict[str, Any]]:
             **texts,
         }
         for platform in (Platform.X, Platform.FARCASTER)
-        for display in (DISPLAY[gig_type],)
     }
 
 
