@@ -48,21 +48,17 @@ class Story:
     commissions: Sequence[Row]
 
 
-def _is_flagged() -> Any:
-    return (payments.c.state == "open") & is_flagged()
-
-
 def newest(
     connection: Connection, limit: int, *, state: str | None = None, payer: str | None = None, flagged: bool = False
 ) -> list[Row]:
     """Payments, newest first, each with `flagged`."""
-    query = select(*(payments.c[name] for name in LISTED), _is_flagged().label("flagged"))
+    query = select(*(payments.c[name] for name in LISTED), is_flagged().label("flagged"))
     if state is not None:
         query = query.where(payments.c.state == state)
     if payer is not None:
         query = query.where(payments.c.payer == payer)
     if flagged:
-        query = query.where(_is_flagged())
+        query = query.where(is_flagged())
     return _rows(connection, query.order_by(payments.c.id.desc()).limit(limit))
 
 
@@ -97,7 +93,7 @@ def story(connection: Connection, payment_id: int) -> Story:
     reward = select(movements).where(movements.c.kind == REWARD, movements.c.subject == (gig["id"] if gig else 0))
     carrying = select(commissions.c.movement_id).where(commissions.c.payment_id == payment_id)
     commission = select(movements).where(movements.c.kind == COMMISSION, movements.c.id.in_(carrying))
-    flagged = select(payments.c.id).where(payments.c.id == payment_id, _is_flagged())
+    flagged = select(payments.c.id).where(payments.c.id == payment_id, is_flagged())
     return Story(
         payment=_readable(payment),
         is_flagged=connection.execute(flagged).first() is not None,

@@ -251,13 +251,14 @@ def _sendable_again(connection: Connection, wanted: Sequence[Reservation]) -> di
 
 
 def is_flagged() -> Any:
-    """Of an open payment: it was sent in vain as often as we send one, and only its expiry or a person goes on."""
-    return (payments.c.broadcasts >= MAX_BROADCASTS) & (payments.c.resend == 0) & ~_in_flight()
+    """Open, and sent in vain as often as we send one: only its expiry or a person goes on."""
+    sent_in_vain = (payments.c.broadcasts >= MAX_BROADCASTS) & (payments.c.resend == 0) & ~_in_flight()
+    return (payments.c.state == "open") & sent_in_vain
 
 
 def is_exhausted(connection: Connection, payment_id: int) -> bool:
     """Will it not be sent again, also when its buyer repeats it?"""
-    query = select(payments.c.id).where(payments.c.id == payment_id, payments.c.state == "open", is_flagged())
+    query = select(payments.c.id).where(payments.c.id == payment_id, is_flagged())
     return connection.execute(query).first() is not None
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from x402_gig.store import payments as payment_queries
 from x402_gig.store.deposits import is_free
+from x402_gig.store.payments import is_flagged
 from x402_gig.store.tables import deposits, movements, payments, slots
 
 
@@ -23,7 +23,7 @@ def status(connection: Connection) -> Status:
     count = select(func.count())
     counts = {
         "payments_open": count.select_from(payments).where(is_open),
-        "payments_flagged": count.select_from(payments).where(is_open, payment_queries.is_flagged()),
+        "payments_flagged": count.select_from(payments).where(is_flagged()),
         "slots_open": count.select_from(slots).where(slots.c.state == "open"),
         "deposits_unclaimed": count.select_from(deposits).where(*is_free()),
         **{
