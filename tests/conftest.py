@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import ledgers, servers
-from tests.harness import Dev, until
+from tests.harness import Chain, Dev, devnet, until
 from tests.operator import dev_anywhere
 
 DATABASES = ["sqlite", "postgresql"]
@@ -39,6 +39,13 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     name = str(request.param)
     with ledgers.kept_in(request.getfixturevalue("postgres") if name == "postgresql" else None):
         yield name
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    """For the servers that a module starts by itself."""
+    with devnet() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

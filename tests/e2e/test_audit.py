@@ -28,12 +28,6 @@ STRANGER = "0x" + "5a" * 20
 
 
 @pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def shop(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     with operated(chain, tmp_path_factory.mktemp("live")) as running:
         yield running

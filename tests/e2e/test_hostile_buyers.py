@@ -38,7 +38,7 @@ from tests.e2e.attacks import (
     wallet,
 )
 from tests.faults import Forward, RpcProxy, Then, refuses, rpc_proxy
-from tests.harness import USDC, Chain, Dev, Json, devnet, payment_header_v1, served, until
+from tests.harness import USDC, Chain, Dev, Json, payment_header_v1, served, until
 from tests.servers import Postgres
 from x402_gig.chain import batcher
 
@@ -49,12 +49,6 @@ MODELS = ("LyingWallet", "GasBurner", "BombWallet")
 
 # On both databases.
 pytestmark = pytest.mark.usefixtures("database")
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as chain:
-        yield chain
 
 
 @pytest.fixture(scope="module")

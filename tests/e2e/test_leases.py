@@ -10,18 +10,12 @@ from subprocess import Popen
 import pytest
 
 from tests.crowd import Crowd, Order, bought, check_each_is_funded_once, crowd, orders
-from tests.harness import Chain, Dev, devnet, gig_terms, payment_header, running, until
+from tests.harness import Chain, Dev, gig_terms, payment_header, running, until
 from tests.operator import PRICE
 from tests.servers import Postgres
 
 # A frozen process may have its turn to write, and keeps it for five seconds.
 STRUCK_OFF_S = 20
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as running_chain:
-        yield running_chain
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from eth_account import Account
 
-from tests.harness import Chain, devnet, gig_terms, until
+from tests.harness import Chain, gig_terms, until
 from tests.operator import PRICE, Shop, operated
 from tests.servers import Postgres, Redis, redis
 
@@ -19,12 +19,6 @@ TOO_MANY = {"error": "Too many requests", "reason": "rate_limited"}
 NO_GIG = "/api/gigs/1"
 # Nothing of these tests waits for a window to pass.
 FOUR = "4/day"
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as chain:
-        yield chain
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import asyncio
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -29,12 +28,6 @@ from tests.harness import (
 
 PRICE, REWARD = 11_000_000, 10_000_000
 BLACKLIST, UNBLACKLIST = "0xf9f92be4", "0x1a895266"
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as running_chain:
-        yield running_chain
 
 
 def settings(folder: Path, **changes: object) -> Json:

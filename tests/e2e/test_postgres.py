@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.crowd import Crowd, bought, check_each_is_funded_once, crowd, orders
-from tests.harness import Chain, devnet, gig_terms, payment_header, until
+from tests.harness import Chain, gig_terms, payment_header, until
 from tests.operator import COMMISSION, PRICE
 from tests.servers import Postgres
 from tests.servers import postgres as a_postgres
@@ -15,12 +15,6 @@ from tests.servers import redis as a_redis
 
 BUYERS = 60
 MANY = 300
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as running_chain:
-        yield running_chain
 
 
 @pytest.fixture(scope="module")

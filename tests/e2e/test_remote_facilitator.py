@@ -22,7 +22,6 @@ from tests.harness import (
     Dev,
     Json,
     decode,
-    devnet,
     encode,
     gig_terms,
     payload_v2,
@@ -36,12 +35,6 @@ from x402_gig.app import READ_INTERVAL_S
 PRICE = 11_000_000
 # The least there is: a buyer is held six seconds longer than that.
 SHORT_S = 10
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as chain:
-        yield chain
 
 
 @pytest.fixture(scope="module")

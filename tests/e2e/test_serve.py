@@ -6,7 +6,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,6 @@ from tests.harness import (
 )
 
 DEAD_RPC = "http://127.0.0.1:1"
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as chain:
-        yield chain
 
 
 @pytest.fixture

@@ -14,18 +14,12 @@ import httpx
 import psycopg
 import pytest
 
-from tests.harness import START_TIMEOUT_S, Chain, Dev, devnet, gig_terms, payment_header, serve_settings, until
+from tests.harness import START_TIMEOUT_S, Chain, Dev, gig_terms, payment_header, serve_settings, until
 from tests.operator import PRICE
 from tests.servers import Postgres
 from x402_gig.devnet.anvil import free_port
 
 WORKERS = 3
-
-
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with devnet() as running_chain:
-        yield running_chain
 
 
 @contextmanager
