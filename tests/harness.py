@@ -10,6 +10,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -244,8 +245,6 @@ def running(
     *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[tuple["subprocess.Popen[str]", Json]]:
     """`x402-gig ARGUMENTS` and what its ready line says; stopped at the end, and it must stop cleanly."""
-    import tempfile
-
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "x402_gig", *arguments],
@@ -304,8 +303,6 @@ def serve_settings(chain: Chain, folder: Path, **changes: Any) -> dict[str, str]
 @contextmanager
 def served(chain: Chain, **settings: Any) -> Iterator[Dev]:
     """`x402-gig serve` beside `chain`, in an empty folder so that no `.env` is read."""
-    import tempfile
-
     with (
         tempfile.TemporaryDirectory() as folder,
         running("serve", env=serve_settings(chain, Path(folder), **settings), cwd=Path(folder)) as (_, ready),

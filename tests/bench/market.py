@@ -1,7 +1,6 @@
 """A shop with its buyers: what they ask, what they pay, and what became of their money."""
 
 import itertools
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,23 +62,19 @@ class Market:
 @contextmanager
 def opened(chain: Chain, opener: Opener, through: Chain | None = None) -> Iterator[Market]:
     """A new shop, with its buyers; it may see the chain `through` something that they do not."""
-    with folder_of_its_own() as folder, opener(through or chain, folder) as shop:
-        shop.wait()
-        yield Market(chain, shop)
+    with folder_of_its_own() as folder, reopened(chain, opener, folder, through) as market:
+        yield market
 
 
 @contextmanager
-def reopened(chain: Chain, opener: Opener, folder: Path) -> Iterator[Market]:
+def reopened(chain: Chain, opener: Opener, folder: Path, through: Chain | None = None) -> Iterator[Market]:
     """The shop that has its files in `folder`."""
-    with opener(chain, folder) as shop:
+    with opener(through or chain, folder) as shop:
         shop.wait()
         yield Market(chain, shop)
 
 
 @contextmanager
 def folder_of_its_own() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="x402-gig-bench-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="x402-gig-bench-") as name:
+        yield Path(name)
