@@ -64,7 +64,7 @@ def test_a_block_of_the_future_is_none(ask: Asked) -> None:
     assert ask(lambda node: node.block(10**9)) is None
 
 
-def test_an_account_nobody_used(ask: Asked) -> None:
+def test_an_account_that_nobody_used_has_nothing(ask: Asked) -> None:
     assert ask(lambda node: node.code(NOBODY)) == b""
     assert ask(lambda node: node.native_balance(NOBODY)) == 0
     assert ask(lambda node: node.nonce(NOBODY)) == 0

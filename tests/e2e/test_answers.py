@@ -376,7 +376,7 @@ def test_a_preflight_is_free(dev: Dev) -> None:
     assert "payment-signature" in answer.headers["Access-Control-Allow-Headers"].lower()
 
 
-def test_health(dev: Dev) -> None:
+def test_a_healthy_server_lives_and_is_ready(dev: Dev) -> None:
     assert dev.http.get(dev.url + "/healthz").json() == {"status": "ok"}
     ready = dev.http.get(dev.url + "/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")

@@ -96,7 +96,7 @@ async def buy_with_httpx(
         return await http.post(CREATE, json=terms or gig_terms())
 
 
-def test_the_python_sdk_with_httpx(dev: Dev) -> None:
+def test_the_python_sdk_buys_with_httpx(dev: Dev) -> None:
     buyer = dev.buyer(PURSE)
     answer = asyncio.run(buy_with_httpx(dev, paying(buyer)))
     assert answer.status_code == 200, answer.text
@@ -125,7 +125,7 @@ def test_an_impatient_sdk_that_signs_anew_is_charged_once(stalled: Dev) -> None:
     assert_bought(stalled, buyer, answer.json())
 
 
-def test_the_python_sdk_with_requests(dev: Dev) -> None:
+def test_the_python_sdk_buys_with_requests(dev: Dev) -> None:
     buyer = dev.buyer(PURSE)
     with x402_requests(x402ClientSync.from_config(paying(buyer))) as session:
         answer = session.post(dev.url + CREATE, json=gig_terms(), timeout=90)
@@ -133,7 +133,7 @@ def test_the_python_sdk_with_requests(dev: Dev) -> None:
     assert_bought(dev, buyer, answer.json())
 
 
-def test_the_version_1_client(dev: Dev) -> None:
+def test_the_version_1_client_buys(dev: Dev) -> None:
     buyer = dev.buyer(PURSE)
     bought = json.loads(
         run("node", "tests/e2e/buy_v1.mjs", dev.url + CREATE, json.dumps(gig_terms()), key=key_of(buyer))

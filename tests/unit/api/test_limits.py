@@ -131,7 +131,7 @@ def test_what_is_no_key_is_refused_with_one_sentence(client: Client, headers: An
     assert (answer.status_code, answer.json()) == (401, UNAUTHORIZED)
 
 
-def test_one_key_at_a_time(client: Client) -> None:
+def test_a_request_with_two_keys_has_none(client: Client) -> None:
     _, key = client.new_key()
     answer = client.get("/api/members", headers=[("x-api-key", key), ("x-api-key", key)])
     assert (answer.status_code, answer.json()) == (401, UNAUTHORIZED)
@@ -180,7 +180,7 @@ def test_without_its_ledger_a_key_is_neither_right_nor_wrong(client: Client) -> 
         ("", "192.0.2.01"),
     ],
 )
-def test_these_are_one(one: str, other: str) -> None:
+def test_these_addresses_are_counted_as_one(one: str, other: str) -> None:
     assert address_of({"client": (one, 1)}) == address_of({"client": (other, 2)})
 
 
@@ -188,7 +188,7 @@ def test_these_are_one(one: str, other: str) -> None:
     ("one", "other"),
     [("2001:db8::1", "2001:db8:0:1::1"), ("192.0.2.1", "192.0.2.2"), ("::ffff:192.0.2.1", "::ffff:192.0.2.2")],
 )
-def test_these_are_two(one: str, other: str) -> None:
+def test_these_addresses_are_counted_as_two(one: str, other: str) -> None:
     assert address_of({"client": (one, 1)}) != address_of({"client": (other, 1)})
 
 

@@ -33,20 +33,20 @@ def test_creation_ends_with_the_code_that_stays() -> None:
 # What it is told
 
 
-def test_execute() -> None:
+def test_a_batch_is_encoded_as_the_contract_reads_it() -> None:
     data = batcher.execute_data(TARGET, 100_000, [b"one", b""])
     assert data[:4] == selector("execute(address,uint256,bytes[])")
     assert decode(["address", "uint256", "bytes[]"], data[4:]) == (TARGET, 100_000, (b"one", b""))
 
 
-def test_execute_on_a_chain_that_has_a_block() -> None:
+def test_a_batch_may_name_a_block_that_its_chain_must_have() -> None:
     data = batcher.execute_on_data(7, HASH, TARGET, 100_000, [b"one"])
     assert data[:4] == selector("executeOn(uint256,bytes32,address,uint256,bytes[])")
     values = decode(["uint256", "bytes32", "address", "uint256", "bytes[]"], data[4:])
     assert values == (7, bytes.fromhex(HASH[2:]), TARGET, 100_000, (b"one",))
 
 
-def test_simulate() -> None:
+def test_a_simulation_is_encoded_as_the_contract_reads_it() -> None:
     data = batcher.simulate_data([Call(TARGET, 5, b"x"), Call(TARGET, 6, b"")])
     assert data[:4] == selector("simulate((address,uint256,bytes)[])")
     assert decode(["(address,uint256,bytes)[]"], data[4:]) == (((TARGET, 5, b"x"), (TARGET, 6, b"")),)
@@ -55,7 +55,7 @@ def test_simulate() -> None:
 # What it answers
 
 
-def test_a_simulations_answer() -> None:
+def test_a_simulations_answer_is_its_block_and_a_result_for_each_call() -> None:
     returned = encode(
         ["uint256", "(bool,bool,uint256,bytes)[]"], [9, [(True, False, 5, b"no"), (False, False, 0, b"")]]
     )

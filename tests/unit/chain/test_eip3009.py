@@ -232,7 +232,7 @@ def test_a_transfer_without_an_authorization_is_a_plain_one() -> None:
         pytest.param([used(4), moved(5, logIndex="0x4")], id="one log twice"),
     ],
 )
-def test_no_authorization_moved_anything_else(logs: list[Log]) -> None:
+def test_a_transfer_without_its_authorization_right_before_it_is_a_plain_one(logs: list[Log]) -> None:
     assert nonces(*logs) == [None]
 
 
@@ -249,7 +249,7 @@ def test_no_authorization_moved_anything_else(logs: list[Log]) -> None:
         pytest.param([used(4), {**moved(5), "topics": ["0x" + "00" * 32]}], id="another event"),
     ],
 )
-def test_nothing_moved(logs: list[Log]) -> None:
+def test_such_logs_prove_no_transfer(logs: list[Log]) -> None:
     assert found(*logs) == []
 
 

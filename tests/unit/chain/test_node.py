@@ -59,7 +59,7 @@ def without(raw: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if key != name}
 
 
-def test_a_block() -> None:
+def test_a_block_is_read_or_not_there() -> None:
     assert asyncio.run(node(RAW_BLOCK).block(16)) == AT
     assert asyncio.run(node(None).block(16)) is None
 
@@ -112,7 +112,7 @@ def test_what_is_not_the_batchers_is_no_answer(raw: Any) -> None:
         asyncio.run(node(raw).simulate([Call(PAYER, 1, b"")]))
 
 
-def test_a_receipt() -> None:
+def test_a_receipt_names_its_block_and_what_moved() -> None:
     receipt = asyncio.run(node(RAW_RECEIPT).receipt(TRANSACTION))
     assert receipt is not None
     assert (receipt.success, receipt.block_number, receipt.block_hash, receipt.gas_used) == (True, 16, BLOCK, 21_000)

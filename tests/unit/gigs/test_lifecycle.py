@@ -29,10 +29,10 @@ def test_a_start_in_the_future_stays() -> None:
         (NOW + timedelta(days=900), "ended"),
     ],
 )
-def test_status(now: datetime, expected: str) -> None:
+def test_the_start_belongs_to_the_gig_and_the_end_does_not(now: datetime, expected: str) -> None:
     assert status(NOW, NOW + timedelta(days=1), now) == expected
 
 
-def test_durations_in_days() -> None:
+def test_each_duration_has_its_days() -> None:
     days = {"1day": 1, "3days": 3, "1week": 7, "2weeks": 14, "3months": 90, "6months": 180}
     assert {str(name): seconds / 86_400 for name, seconds in DURATION_S.items()} == days

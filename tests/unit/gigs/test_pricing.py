@@ -23,7 +23,7 @@ UNITS = st.integers(0, UINT256_MAX)
         (7, 10_000, 7),
     ],
 )
-def test_commission(amount_units: int, bps: int, expected: int) -> None:
+def test_a_commission_is_so_many_hundredths_of_a_percent_rounded_up(amount_units: int, bps: int, expected: int) -> None:
     assert commission_units(amount_units, bps) == expected
 
 
@@ -51,7 +51,7 @@ def test_the_commission_comes_on_top() -> None:
         (str(UINT256_MAX), 0, UINT256_MAX),
     ],
 )
-def test_to_units(tokens: str, decimals: int, expected: int) -> None:
+def test_tokens_are_base_units_in_any_notation(tokens: str, decimals: int, expected: int) -> None:
     assert to_units(Decimal(tokens), decimals) == expected
 
 
@@ -59,7 +59,7 @@ def test_to_units(tokens: str, decimals: int, expected: int) -> None:
     "tokens",
     ["0.0000001", "10.0000001", "1e-999999999", "1e999999999", "-1", "NaN", "sNaN", "Infinity", "-Infinity", "1e72"],
 )
-def test_what_is_not_a_whole_number_of_units(tokens: str) -> None:
+def test_what_is_not_a_whole_number_of_units_is_refused(tokens: str) -> None:
     with pytest.raises(ValueError):
         to_units(Decimal(tokens), 6)
 
@@ -77,7 +77,7 @@ def test_what_is_not_a_whole_number_of_units(tokens: str) -> None:
         (1, 18, "0.000000000000000001"),
     ],
 )
-def test_to_tokens(units: int, decimals: int, expected: str) -> None:
+def test_units_are_written_as_people_write_tokens(units: int, decimals: int, expected: str) -> None:
     assert to_tokens(units, decimals) == expected
 
 

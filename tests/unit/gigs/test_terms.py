@@ -75,7 +75,7 @@ def test_each_type_needs_no_more_than_its_required_fields(gig_type: GigType) -> 
     assert terms.earning_criteria == rules.earning_criteria
 
 
-def test_the_normal_form() -> None:
+def test_terms_have_one_normal_form() -> None:
     terms = terms_of("like", amount=Decimal("10.50"), keyword="$DEGEN", verifier="")
     assert terms.model_dump(mode="json") == {
         "chain": "base",
@@ -112,7 +112,7 @@ def test_terms_do_not_change() -> None:
     ],
 )
 @pytest.mark.parametrize("absent", [None, ""])
-def test_fields_that_every_gig_needs(field: str, problem: str, absent: object) -> None:
+def test_what_every_gig_needs_may_not_be_absent(field: str, problem: str, absent: object) -> None:
     body = body_of()
     del body[field]
     for incomplete in (body, body | {field: absent}):
@@ -134,7 +134,7 @@ def test_fields_that_every_gig_needs(field: str, problem: str, absent: object) -
     ],
 )
 @pytest.mark.parametrize("absent", [None, ""])
-def test_fields_that_one_type_needs(gig_type: str, field: str, problem: str, absent: object) -> None:
+def test_what_a_type_needs_may_not_be_absent(gig_type: str, field: str, problem: str, absent: object) -> None:
     assert read(gig_type, **{field: absent}) == Draft(None, (problem,))
 
 
@@ -161,7 +161,7 @@ def test_fields_that_one_type_needs(gig_type: str, field: str, problem: str, abs
         ("keywrod", "gm", "Unknown field: keywrod"),
     ],
 )
-def test_broken_shapes(field: str, value: object, problem: str) -> None:
+def test_a_broken_shape_leaves_no_terms(field: str, value: object, problem: str) -> None:
     assert read(**{field: value}) == Draft(None, (problem,))
 
 
@@ -209,7 +209,7 @@ def test_the_served_chain_is_a_setting() -> None:
         Decimal("1000e-2"),
     ],
 )
-def test_spellings_of_ten(amount: object) -> None:
+def test_ten_may_be_spelled_in_many_ways(amount: object) -> None:
     assert terms_of(amount=amount) == terms_of(amount=10)
 
 
@@ -239,7 +239,7 @@ def test_spellings_of_ten(amount: object) -> None:
     ],
     ids=lambda amount: str(amount)[:20] if not isinstance(amount, int) else f"int of {amount.bit_length()} bits",
 )
-def test_amounts_that_are_none(amount: object) -> None:
+def test_what_is_no_amount_is_refused(amount: object) -> None:
     began = time.perf_counter()
     assert problems(amount=amount) == ["Invalid amount"]
     assert problems("hold_erc20", token_amount_needed=amount) == ["Invalid token amount needed"]
@@ -290,7 +290,7 @@ def test_limits_are_figures_of_the_operator() -> None:
         ("0001-01-01T00:00:00Z", datetime(1, 1, 1, tzinfo=UTC)),
     ],
 )
-def test_start_times(text: str, moment: datetime) -> None:
+def test_a_start_time_is_kept_in_utc(text: str, moment: datetime) -> None:
     terms = terms_of(start_time=text)
     assert terms.start_time == moment
     assert terms.start_time.utcoffset() == timedelta(0)
@@ -311,7 +311,7 @@ def test_start_times(text: str, moment: datetime) -> None:
         *("2025-10-0\u0661", "2025-10-01T15:00:00 Z", 1_759_330_800, Decimal("1759330800.5"), True),
     ],
 )
-def test_start_times_that_are_none(text: object) -> None:
+def test_what_is_no_start_time_is_refused(text: object) -> None:
     assert read(start_time=text) == Draft(None, ("Invalid start time",))
 
 
@@ -340,7 +340,7 @@ HASH_40 = "0x" + "ab" * 20
         ("custom_bounty", "x", CAST + "/", CAST),
     ],
 )  # fmt: skip
-def test_urls(gig_type: str, platform: str, url: str, stored: str) -> None:
+def test_a_url_has_one_normal_form(gig_type: str, platform: str, url: str, stored: str) -> None:
     assert terms_of(gig_type, platform=platform, url=url).url == stored
 
 
@@ -385,7 +385,7 @@ def test_urls(gig_type: str, platform: str, url: str, stored: str) -> None:
         ("custom_bounty", "farcaster", "https://example.com/a b"),
     ],
 )
-def test_urls_of_the_wrong_kind(gig_type: str, platform: str, url: object) -> None:
+def test_a_url_of_the_wrong_kind_is_refused(gig_type: str, platform: str, url: object) -> None:
     problem = f"Invalid URL for {platform} {gig_type} tasks"
     assert read(gig_type, platform=platform, url=url) == Draft(None, (problem,))
 
@@ -393,24 +393,24 @@ def test_urls_of_the_wrong_kind(gig_type: str, platform: str, url: object) -> No
 @pytest.mark.parametrize(
     ("field", "size"), [("how_to_earn", 2000), ("earning_criteria", 2000), ("keyword", 100), ("verifier", 100)]
 )
-def test_the_length_of_texts(field: str, size: int) -> None:
+def test_the_length_of_texts_is_bounded(field: str, size: int) -> None:
     assert getattr(terms_of(**{field: "ü" * size}), field) == "ü" * size
     assert problems(**{field: "ü" * (size + 1)}) == [f"{field} is too long"]
 
 
-def test_the_length_of_urls() -> None:
+def test_the_length_of_urls_is_bounded() -> None:
     assert problems("like", url=f"{CAST}?{'a' * (499 - len(CAST))}") == []
     assert problems("like", url=f"{CAST}?{'a' * (500 - len(CAST))}") == ["url is too long"]
 
 
 @pytest.mark.parametrize("field", ["how_to_earn", "earning_criteria", "keyword", "verifier"])
 @pytest.mark.parametrize("text", ["a\x00", "\x1b[31m", "a\x7f", "a\x85", "\ud83d", "\udc00b", "  ", 5, ["a"]])
-def test_texts_that_cannot_be_shown(field: str, text: object) -> None:
+def test_what_cannot_be_shown_is_no_text(field: str, text: object) -> None:
     assert problems(**{field: text}) == [f"Invalid {field}"]
 
 
 @pytest.mark.parametrize("text", ["$DEGEN", "日本語", "👩\u200d🚀 gm", "שלום", "'; DROP TABLE gigs; --", "<b>"])
-def test_texts_that_can(text: str) -> None:
+def test_text_of_any_script_is_kept_as_it_is(text: str) -> None:
     terms = terms_of(keyword=text, how_to_earn=f"{text}\r\n\t{text}")
     assert (terms.keyword, terms.how_to_earn) == (text, f"{text}\r\n\t{text}")
 
@@ -445,7 +445,7 @@ def test_unknown_fields_are_echoed_safely_and_once() -> None:
     assert read_terms(body, LIMITS, NOW).problems == (f"Unknown field: {'a' * 100}", "Unknown field: ?[31m??")
 
 
-def test_the_whole_way_from_json() -> None:
+def test_what_json_spells_otherwise_gives_the_same_terms() -> None:
     text = json.dumps(body_of("hold_erc20")).replace('"amount": 10', '"amount": 1.0e1')
     draft = read_terms(json.loads(text, parse_float=Decimal), LIMITS, NOW)
     assert draft == read("hold_erc20", platform="onchain", token_amount_needed="5.000", token_contract=DEGEN.lower())

@@ -194,7 +194,7 @@ def test_errors_of_the_facilitator_are_the_checkouts(till: Till, error: GigError
 
 
 @pytest.mark.parametrize("outcome", [REJECTED, Unknown("it may be out")])
-def test_its_outcomes_too(till: Till, outcome: Outcome) -> None:
+def test_outcomes_of_the_facilitator_are_the_checkouts(till: Till, outcome: Outcome) -> None:
     till.facilitator.outcome = outcome
     assert till.pay(payment()) == outcome
 

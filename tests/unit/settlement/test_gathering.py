@@ -41,7 +41,9 @@ def gathers(waiting: int, *, block_s: float, oldest_s: float = 0.0, newest_s: fl
         pytest.param(200, 2.0, False, id="they fill a transaction"),
     ],
 )
-def test_who_waits_for_more(waiting: int, block_s: float, expected: bool) -> None:
+def test_a_crowd_waits_for_more_where_blocks_are_slow_and_nobody_else_does(
+    waiting: int, block_s: float, expected: bool
+) -> None:
     assert gathers(waiting, block_s=block_s) is expected
 
 

@@ -207,7 +207,7 @@ def test_the_expected_balance_is_what_came_less_what_went(db: Connection) -> Non
     assert deposits.expected_balance(db, 10_000) == PRICE + 5 - REWARD
 
 
-def test_the_newest_block_with_a_deposit(db: Connection) -> None:
+def test_the_newest_block_is_the_highest_with_a_deposit(db: Connection) -> None:
     assert deposits.newest_block(db) == 0
     arrive(db, transfer(2), transfer(1))
     assert deposits.newest_block(db) == 102
