@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose.
+"""Every error this package raises on purpose, but for those that stay within one module.
 
     GigError
     ├── BadRequest              the request cannot be understood

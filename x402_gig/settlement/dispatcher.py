@@ -89,16 +89,16 @@ class Dispatcher:
                     await self._leases.give_up(address)
                 else:
                     await self._work_once(relayer)
-                trouble.is_now("")
-            # Start again after either: a slot that was written down must be finished before the next one.
             except GigError as exc:
                 trouble.is_now(exc.detail)
-                started = None
-                await asyncio.sleep(AFTER_ERROR_S)
             except Exception:  # one batch's bug must not stop the relayer for the batches after it
-                log.exception("relayer %s: a batch failed unexpectedly", relayer.wallet.address)
-                started = None
-                await asyncio.sleep(AFTER_ERROR_S)
+                log.exception("relayer %s: a batch failed unexpectedly", address)
+            else:
+                trouble.is_now("")
+                continue
+            # Start again after either: a slot that was written down must be finished before the next one.
+            started = None
+            await asyncio.sleep(AFTER_ERROR_S)
 
     async def _work_once(self, relayer: Relayer) -> None:
         # Asked first: what cannot be paid for is not written down, and is left to a relayer that can pay.

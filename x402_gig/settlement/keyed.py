@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from x402_gig.chain import erc20
@@ -132,10 +133,10 @@ class KeyedGigs:
             block = await self._confirmed_block()
             balance = await self._balance(gig, block)
             # The reward, and whatever is due again because the reorganisation undid it.
-            owed = await self.ledger.read(lambda c, i=gig.gig_id: direct.owed(c, i))  # type: ignore[misc]
+            owed = await self.ledger.read(partial(direct.owed, gig_id=gig.gig_id))
             if balance >= gig.reward_units + owed:
                 found = await self._deposits(gig, block, balance)
-                await self.ledger.write(lambda c, i=gig.gig_id, f=found: direct.funded_again(c, i, f))  # type: ignore[misc]
+                await self.ledger.write(partial(direct.funded_again, gig_id=gig.gig_id, transfers=found))
                 log.warning("gig %d: its funding is on chain again", gig.gig_id)
                 self.funding_due()
 

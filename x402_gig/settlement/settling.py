@@ -143,14 +143,14 @@ class Settling:
                 self.tell(payment_id, known[payment_id])
             outcome = await future
         except asyncio.CancelledError:
-            self._forget(payment_id, future)
+            self._expect_no_more(payment_id, future)
             await asyncio.shield(self.abandon(payment_id))
             raise
         if isinstance(outcome, Unknown):
             await self.abandon(payment_id)
         return outcome
 
-    def _forget(self, payment_id: int, future: "asyncio.Future[Outcome]") -> None:
+    def _expect_no_more(self, payment_id: int, future: "asyncio.Future[Outcome]") -> None:
         waiting = self._waiting[payment_id]
         if future in waiting:
             waiting.remove(future)

@@ -9,7 +9,7 @@ from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.node import READ_GAS, Node
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.outcome import Rejected
-from x402_gig.payments.payment import Authorization, Payment
+from x402_gig.payments.payment import Payment
 
 CODE_SIZE_GAS = 10_000
 
@@ -105,8 +105,7 @@ async def _explain(node: Node, payments: Sequence[Payment], lane: Lane) -> list[
 
 
 def _second_look(node: Node, payment: Payment, lane: Lane) -> list[Call]:
-    authorization: Authorization = payment.authorization
-    token = node.token.address
+    authorization, token = payment.authorization, node.token.address
     proof = eip3009.is_valid_signature_call(node.token.digest(authorization), payment.signature)
     return [
         Call(token, READ_GAS, eip3009.authorization_state_call(authorization.payer, authorization.nonce)),

@@ -1,4 +1,4 @@
-"""Alembic's entry point: migrations run on the connection that `store.engine.migrate` opened."""
+"""Alembic's entry point: migrations run on the connection that `store.schema.migrate` opened."""
 
 from alembic import context
 
