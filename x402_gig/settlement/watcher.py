@@ -9,7 +9,8 @@ from functools import partial
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block, Node
-from x402_gig.errors import ChainUnavailable, GigError
+from x402_gig.errors import GigError
+from x402_gig.logs import Trouble
 from x402_gig.settlement.head import Head
 from x402_gig.settlement.settling import Settling
 from x402_gig.store import binding, deposits
@@ -84,6 +85,7 @@ class Watcher:
 
     async def run(self, interval_s: float) -> None:
         """Follow the chain until cancelled."""
+        trouble = Trouble(log, "watcher")
         while True:
             is_wanted = self._woken.is_set()
             self._woken.clear()
@@ -92,24 +94,16 @@ class Watcher:
                 head = await (self._head.look() if is_wanted else self._head.newest(interval_s))
                 if is_wanted or self._is_due():
                     await self._read_up_to(head)
+                self.problem = None
             except GigError as exc:
-                self._report(exc)
-            else:
-                self._report(None)
+                self.problem = exc
+            trouble.is_now(self.problem.detail if self.problem else "")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), interval_s)
 
     def _is_due(self) -> bool:
         is_waited_for = self._read_to is None or self._wanted > self._read_to.number
         return is_waited_for or bool(self.problem) or time.monotonic() >= self._read_at + self._pause_s
-
-    def _report(self, problem: GigError | None) -> None:
-        """Log a problem when it begins and when it is over, not twice a second."""
-        if problem and not self.problem:
-            log.warning("watcher: %s", problem.detail)
-        elif self.problem and not problem:
-            log.warning("watcher: the chain can be read again")
-        self.problem = problem
 
     def wake(self) -> None:
         """Look again now: there may be something new."""
@@ -134,7 +128,7 @@ class Watcher:
                 log.warning("watcher: the node left logs out, reading all blocks from %d one by one", start.number)
                 self._cursor = start
         if last - self._cursor.number >= SEVERAL:
-            await self._read_together(head if last == head.number else await self._existing(last))
+            await self._read_together(head if last == head.number else await self._node.existing(last))
         await self._read_blocks(last)
         if self._cursor.number != self._persisted and time.monotonic() > self._persisted_at + PERSIST_S:
             await self._persist(self._cursor)
@@ -165,7 +159,7 @@ class Watcher:
         # What moved before the ledger began is in its first balance.
         first = max(await self._ledger.read(binding.start_number), number - self._depth)
         await self._roll_back(first)
-        return await self._existing(first)
+        return await self._node.existing(first)
 
     async def _roll_back(self, first: int) -> None:
         """Forget at once what was replaced from `first` on, before anything new is sent: emptied slots come first."""
@@ -188,11 +182,11 @@ class Watcher:
         has_read = False
         # Only blocks so old that they are not replaced any more.
         while self.cursor.number + RANGE < last - self._depth:
-            first, end = self.cursor.number + 1, await self._existing(self.cursor.number + RANGE)
+            first, end = self.cursor.number + 1, await self._node.existing(self.cursor.number + RANGE)
             busy = await self._node.busy_blocks(first, end.number, self._intake)
             known = await self._ledger.read(partial(deposits.known_blocks, first=first, last=end.number))
             for number in sorted({*busy, *known}):
-                await self._read(await self._existing(number))
+                await self._read(await self._node.existing(number))
             self._cursor = end
             await self._persist(end)
             has_read = True
@@ -228,12 +222,6 @@ class Watcher:
         """Does the intake hold what the ledger says? A node may answer for blocks that it does not have."""
         expected = await self._ledger.read(lambda c: deposits.expected_balance(c, block.number))
         return await self._node.balance_of(self._intake, block) == expected
-
-    async def _existing(self, number: int) -> Block:
-        block = await self._node.block(number)
-        if block is None:
-            raise ChainUnavailable(f"the chain node has no block {number}")
-        return block
 
     async def _read(self, block: Block) -> None:
         await self._record(await self._node.transfers(block, self._intake))
