@@ -4,10 +4,11 @@ import logging
 
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.logs import PaymentLog
+from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Unknown
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import deposits, payments
+from x402_gig.store import binding, deposits, payments
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.payments import Reservation
@@ -34,13 +35,14 @@ class Claims:
         Neither is known before the ledger has read the block in which the nonce was seen used.
         """
         await self._watcher.passed(seen_in_block)
-        outcome = await self._ledger.write(lambda c: _claim(c, self._shop, wanted))
+        doubts = self._watcher.doubts
+        outcome = await self._ledger.write(lambda c: _claim(c, self._shop, wanted, doubts))
         if not isinstance(outcome, Rejected):
             self._settling.funding_due()
         return outcome
 
 
-def _claim(connection: Connection, shop: Shop, wanted: Reservation) -> Outcome:
+def _claim(connection: Connection, shop: Shop, wanted: Reservation, doubts: int) -> Outcome:
     key = wanted.key
     known = payments.find(connection, key)
     if known is not None:
@@ -50,6 +52,8 @@ def _claim(connection: Connection, shop: Shop, wanted: Reservation) -> Outcome:
     deposit = deposits.find(connection, key.asset, key.payer, key.nonce)
     if deposit is not None and deposit["refund_id"] is not None:
         return _refunded(deposit["value"], deposit["transaction"])
+    if deposit is None and binding.doubts(connection) != doubts:
+        return Unknown(STILL_SETTLING)  # undone, perhaps, and not read again yet
     if deposit is None or deposit["value"] != wanted.payment.authorization.value:
         return NONCE_USED if known is None else _close(connection, known.payment_id)
     payments.write_down(connection, [wanted])

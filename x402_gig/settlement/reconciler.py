@@ -130,7 +130,7 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Look at the next `BATCH` payments; the round begins again after the last. Raises Unavailable."""
-        after = self._after
+        after, doubts = self._after, self.watcher.doubts
         unsettled = await self.ledger.read(lambda c: payments.unsettled(c, after, BATCH))
         self._after = unsettled[-1].payment_id if len(unsettled) == BATCH else 0
         if not unsettled:
@@ -142,15 +142,15 @@ class Reconciler:
             if not used.success:
                 continue
             if used.number:
-                await self._close(payment, NONCE_USED)
+                await self._close(payment, NONCE_USED, doubts)
             elif cursor.timestamp >= payment.authorization.valid_before:
-                await self._close(payment, EXPIRED)
+                await self._close(payment, EXPIRED, doubts)
 
     def _state_call(self, payment: OpenPayment) -> Call:
         authorization = payment.authorization
         data = eip3009.authorization_state_call(authorization.payer, authorization.nonce)
         return Call(self.node.token.address, READ_GAS, data)
 
-    async def _close(self, payment: OpenPayment, rejected: Rejected) -> None:
+    async def _close(self, payment: OpenPayment, rejected: Rejected, doubts: int) -> None:
         self.metrics.acted("closed")
-        await self.settling.close(payment.payment_id, payment.authorization.nonce, rejected)
+        await self.settling.close(payment.payment_id, payment.authorization.nonce, rejected, doubts)

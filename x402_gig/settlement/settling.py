@@ -75,20 +75,30 @@ class Settling:
             self.funding_due()  # what a commission waited for may be on chain
         return settled
 
-    async def forget(self, blocks: Sequence[Block]) -> None:
-        """What the ledger has of other blocks of these heights is not on chain any more."""
-        if await self._ledger.write(lambda c: any([_forget(c, block) for block in blocks])):
-            self.slots_reopened()
+    async def forget(self, blocks: Sequence[Block]) -> int:
+        """What the ledger has of other blocks of these heights is not on chain any more; the `doubts` from then on."""
 
-    async def close(self, payment_id: int, nonce: str, rejected: Rejected) -> None:
+        def work(connection: Connection) -> tuple[bool, int]:
+            replaced = [block for block in blocks if deposits.is_replaced(connection, block.number, block.hash)]
+            is_open_again = any([_forget(connection, block) for block in replaced])
+            return is_open_again, binding.doubt(connection) if replaced else binding.doubts(connection)
+
+        is_open_again, doubts = await self._ledger.write(work)
+        if is_open_again:
+            self.slots_reopened()
+        return doubts
+
+    async def close(self, payment_id: int, nonce: str, rejected: Rejected, doubts: int) -> None:
         """End an open payment that no transaction of ours carries: settled if its deposit is here, else `rejected`.
 
-        The deposit may have been read before the payment was written down, and then nobody has matched them yet.
+        The deposit may have been read before the payment was written down, and then nobody has matched them yet. It may
+        have been undone, and not be read again yet, when there are other `doubts` than when it was looked for.
         """
 
         def work(connection: Connection) -> tuple[dict[int, Settled], bool]:
             settled = deposits.settle(connection, self._shop, [nonce])
-            return settled, payments.reject(connection, payment_id, rejected)
+            is_known = binding.doubts(connection) == doubts
+            return settled, is_known and payments.reject(connection, payment_id, rejected)
 
         settled, is_rejected = await self._ledger.write(work)
         self._announce(settled)

@@ -31,7 +31,8 @@ LAST_BLOCK = 2**62
 class Watcher:
     """Reads every block up to `confirmations` deep; `cursor` is the last one read.
 
-    When a block it has read was replaced it reads again from `reorg_depth` blocks below. Where blocks come fast, new
+    When a block it has read was replaced, or what it has read was undone by another server, which may have seen blocks
+    of another chain, it reads again from `reorg_depth` blocks below. Where blocks come fast, new
     ones are read every `pause_s`, and at once when somebody waits for them.
     """
 
@@ -56,6 +57,8 @@ class Watcher:
         self._pause_s = pause_s
         self._depth = reorg_depth
         self._cursor: Block | None = None
+        # Of the ledger, when what is read had been read again for each of them.
+        self.doubts = 0
         self._persisted, self._persisted_at = -1, 0.0
         self._read_at = 0.0
         self._moved = asyncio.Condition()
@@ -116,9 +119,13 @@ class Watcher:
             await self._persist(self.cursor)
 
     async def _read_up_to(self, head: Block) -> None:
-        before = self._cursor
+        before, doubts = self._cursor, await self._ledger.read(binding.doubts)
         if self._cursor is None:
             self._cursor = await self._resume()
+            self.doubts = doubts
+        elif doubts != self.doubts:
+            self._cursor = await self._below(self._cursor.number)
+            self.doubts = doubts
         elif await self._was_replaced(head):
             self._cursor = await self._before(self._cursor.number)
         start, last = self._cursor, head.number - self._behind
@@ -154,18 +161,31 @@ class Watcher:
         return block is not None and block.hash != self.cursor.hash
 
     async def _before(self, number: int) -> Block:
-        """A block safely below a reorganisation at `number`; what is read again changes nothing."""
+        """A block safely below a reorganisation at `number`."""
         log.warning("watcher: block %d was replaced, reading again from %d blocks below", number, self._depth)
+        return await self._below(number)
+
+    async def _below(self, number: int) -> Block:
+        """From where to read again; what is read again changes nothing."""
         # What moved before the ledger began is in its first balance.
         first = max(await self._ledger.read(binding.start_number), number - self._depth)
+        block = await self._node.existing(first)
+        if self._read_to is not None:  # before anything is undone
+            self._read_to = block
         await self._roll_back(first)
-        return await self._node.existing(first)
+        return block
 
     async def _roll_back(self, first: int) -> None:
         """Forget at once what was replaced from `first` on, before anything new is sent: emptied slots come first."""
         known = await self._ledger.read(partial(deposits.known_blocks, first=first, last=LAST_BLOCK))
         now = [await self._node.block(height) for height in sorted(known)]
-        await self._settling.forget([block for block in now if block is not None])
+        await self._forget([block for block in now if block is not None])
+
+    async def _forget(self, blocks: Sequence[Block]) -> None:
+        before = self.doubts
+        doubts = await self._settling.forget(blocks)
+        if doubts == before + 1:  # our own; another server's are not known here
+            self.doubts = doubts
 
     async def _read_blocks(self, last: int) -> None:
         while self.cursor.number < last:
@@ -241,10 +261,12 @@ class Watcher:
         if self._cursor is not None and self._cursor.number >= number:
             block = await self._node.block(number)
             if block is not None and block.hash != block_hash:
-                await self._settling.forget([block])
+                await self._forget([block])
 
     async def _persist(self, block: Block) -> None:
         def persist(connection: Connection) -> None:
+            if binding.doubts(connection) != self.doubts:
+                return
             binding.move_cursor(connection, Cursor(block.number, block.hash))
             deposits.count_from(connection, max(0, block.number - self._depth))
 

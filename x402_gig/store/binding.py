@@ -55,6 +55,17 @@ def move_cursor(connection: Connection, to: Cursor) -> None:
     connection.execute(update(ledger).values(cursor_number=to.number, cursor_hash=to.hash))
 
 
+def doubts(connection: Connection) -> int:
+    """As long as this stays the same, nobody has undone what another server has read."""
+    return connection.execute(select(ledger.c.doubts)).scalar() or 0
+
+
+def doubt(connection: Connection) -> int:
+    """Have all servers read the blocks of late again; the new number of `doubts`."""
+    grown = update(ledger).values(doubts=ledger.c.doubts + 1)
+    return connection.execute(grown.returning(ledger.c.doubts)).scalar() or 0
+
+
 def halt_funding(connection: Connection, reason: str) -> None:
     """Sign nothing of ours any more until a person has looked."""
     connection.execute(update(ledger).where(ledger.c.funding_halt == "").values(funding_halt=reason))

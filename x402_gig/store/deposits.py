@@ -103,8 +103,15 @@ def _take_off(connection: Connection, ids: Sequence[int]) -> list[int]:
     return payments.reopen(connection, [i for i in owners if i is not None], "the block of its deposit was replaced")
 
 
+def _standing(table: Table) -> tuple[ColumnElement[bool], ...]:
+    """Nothing that was replaced; the others keep no block then."""
+    return (table.c.on_chain == 1,) if "on_chain" in table.c else ()
+
+
 _REPLACED = [
-    select(literal(1)).where(table.c.block_number == bindparam("number"), table.c.block_hash != bindparam("hash"))
+    select(literal(1)).where(
+        table.c.block_number == bindparam("number"), table.c.block_hash != bindparam("hash"), *_standing(table)
+    )
     for table in SEEN_IN_BLOCKS
 ]
 
@@ -134,11 +141,8 @@ def is_replaced(connection: Connection, number: int, block_hash: str) -> bool:
 
 
 def _places(table: Table) -> Select[Any]:
-    places = select(table.c.block_number, table.c.block_hash).where(
-        table.c.block_number.between(bindparam("first"), bindparam("last")), table.c.block_hash.is_not(None)
-    )
-    # The others keep no block that was replaced.
-    return places.where(table.c.on_chain == 1) if "on_chain" in table.c else places
+    is_there = table.c.block_number.between(bindparam("first"), bindparam("last")), table.c.block_hash.is_not(None)
+    return select(table.c.block_number, table.c.block_hash).where(*is_there, *_standing(table))
 
 
 _PLACES = union(*map(_places, SEEN_IN_BLOCKS))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
+from x402_gig.store import binding
 from x402_gig.store.tables import leases, processes
 
 # Five renewals, one a second: longer than a database hesitates, and far shorter than a buyer waits.
@@ -128,6 +129,10 @@ def give_up(connection: Connection, process_id: int, name: str) -> None:
 
 
 def leave(connection: Connection, process_id: int) -> None:
-    """The process is gone: others may have all that it held."""
+    """The process is gone: others may have all that it held.
+
+    What it wrote down last may be of blocks that were replaced, and it will not notice any more.
+    """
+    binding.doubt(connection)
     connection.execute(update(leases).where(leases.c.process_id == process_id).values(process_id=None))
     connection.execute(delete(processes).where(processes.c.id == process_id))

@@ -72,6 +72,8 @@ ledger = Table(
     # What the intake held at a block so old that nothing changes up to there: sums begin here.
     Column("base_number", BigInteger, nullable=False, default=0, server_default="0"),
     Column("base_balance", BigInteger, nullable=False, default=0, server_default="0"),
+    # Grows whenever the blocks of late are to be read again, by all servers.
+    Column("doubts", BigInteger, nullable=False, default=0, server_default="0"),
     # Why our own authorizations are not signed any more; empty while they are.
     Column("funding_halt", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),

@@ -26,7 +26,7 @@ def outcome_after(tmp_path: Path, *, deposited: bool) -> tuple[Outcome, bool]:
             await settling.record([transfer(1)])
         [payment_id] = await ledger.write(lambda c: reserved(c, 1))
         waiting = asyncio.ensure_future(settling.wait(payment_id))
-        await settling.close(payment_id, word(1), USED)
+        await settling.close(payment_id, word(1), USED, 0)
         outcome = await waiting
         assert await ledger.read(lambda c: payments.outcomes(c, [payment_id])) == {payment_id: outcome}
         ledger.close()

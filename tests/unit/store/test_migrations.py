@@ -139,7 +139,7 @@ OLD: Rows = {
     "aliases": [{**key(6)._asdict(), "signature": "00", "payment_id": 5, "created_at": NOW}],
 }  # fmt: skip
 NEW_COLUMNS: dict[str, dict[str, Any]] = {
-    "ledger": {"start_number": 41, "start_balance": 0, "base_number": 0, "base_balance": 0},
+    "ledger": {"start_number": 41, "start_balance": 0, "base_number": 0, "base_balance": 0, "doubts": 0},
     "payments": {"resend": 0},
     "deposits": {"on_chain": 1, "refund_id": None},
     "slots": {"block_hash": None},
