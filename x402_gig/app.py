@@ -142,6 +142,7 @@ class Server:
         self.settling.slots_reopened = self.dispatcher.start_again
         self.settling.pause = self._pause
         self.leases.renewed = self._look_at_others
+        self.leases.is_blind = lambda: self.watcher.is_blind
 
     def _remote_facilitator(self) -> "RemoteFacilitator":
         from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator

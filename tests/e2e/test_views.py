@@ -1,4 +1,4 @@
-"""Two servers on one ledger, each with a node of its own: one of them is behind, on a block that the chain drops."""
+"""Two servers on one ledger, each with a node of its own, and one of these is behind, on another chain, or gone."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ import pytest
 from eth_account import Account
 
 from tests import ledgers
-from tests.faults import Forward, RpcProxy, Rule, rpc_proxy
+from tests.faults import Forward, RpcProxy, Rule, rpc_proxy, status
 from tests.harness import (
     USDC,
     Chain,
@@ -171,3 +171,23 @@ def test_what_a_server_wrote_down_of_a_dropped_block_before_it_died_is_undone_by
         until(lambda: shop.gig(gig["gig_id"])["status"] == "active")
         assert shop.post(terms, header).json()["gig_id"] == gig["gig_id"]
         until(lambda: servers.desk.shown("audit")["ok"] is True)
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["does not answer", "is behind"])
+def test_a_server_whose_node_fails_leaves_it_to_the_others_to_move_money_on(
+    postgres: Postgres, tmp_path: Path, answers: bool
+) -> None:
+    with pair(postgres, tmp_path) as servers:
+        shop, last = servers.shop, "(select max(id) from processes)"
+        moved = f"update leases set process_id = {last}, fence = fence + 1 where name = 'funding'"
+        ledgers.change(servers.desk.ledger, moved)
+        if answers:
+            servers.ends_at(servers.head())
+        else:
+            servers.node.rules["*"] = status(429)
+
+        gig = shop.post(*signed(shop)).json()
+
+        shop.funded(gig["gig_id"])
+        servers.node.rules.clear()
+        until(lambda: servers.desk.rows("select count(distinct process_id) from leases") == [(2,)])

@@ -25,13 +25,14 @@ class Leases:
     """What this process holds, as it was told at the last renewal. What counts is `check`, in the transaction.
 
     `relayers` are those of the whole ledger. `out_of_gas` is kept by whoever sends. `renewed` is called after each
-    renewal while there are other processes.
+    renewal while there are other processes. While it `is_blind`, this process leaves everything to those.
     """
 
     ledger: Ledger
     relayers: Sequence[str]
     out_of_gas: set[str] = field(default_factory=set)
     renewed: Callable[[], Awaitable[None]] | None = None
+    is_blind: Callable[[], bool] = lambda: False
     _standing: Standing = field(default=NOTHING, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -95,12 +96,18 @@ class Leases:
         while not self.ledger.is_alone:
             await asyncio.sleep(RENEW_S)
             try:
-                await self.renew()
-                if self.renewed is not None and self.processes > 1:
-                    await self.renewed()
+                await self._renew_or_leave()
                 trouble.is_now("")
             except Unavailable as exc:
                 trouble.is_now(exc.detail)
+
+    async def _renew_or_leave(self) -> None:
+        if self.is_blind() and self.processes > 1:
+            await self._leave()
+            return
+        await self.renew()
+        if self.renewed is not None and self.processes > 1:
+            await self.renewed()
 
     async def renew(self) -> None:
         """Raises Unavailable."""
@@ -125,6 +132,15 @@ class Leases:
         elif standing.orphaned is not None:
             payments.mark_unanswered(connection, standing.orphaned, leases.LEASE_S + 1)
         return standing
+
+    async def _leave(self) -> None:
+        """For others who see the chain. The next renewal begins anew."""
+        if not self._standing.held:
+            return
+        log.warning("process %d leaves its leases to others: it does not see the chain", self.process_id)
+        me, self._standing = self.process_id, replace(self._standing, held={})
+        self._announce()
+        await self.ledger.write(lambda c: leases.leave(c, me))
 
     def _announce(self) -> None:
         self._changed.set()

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 # The cursor is kept this often; what it has passed since is read again after a restart.
 PERSIST_S = 2
 PERSIST_EVERY = 50
+# Five blocks of Base without reading up to where the ledger is.
+BLIND_S = 10
 RANGE = 500
 # From here on, new blocks are read together.
 SEVERAL = 2
@@ -68,7 +70,7 @@ class Watcher:
         # The head when blocks were read last, and up to where that was.
         self._read_head: Block | None = None
         self._read_to: Block | None = None
-        # When blocks were read last, or there were none to read.
+        # When blocks were read last, or there were none to read and the ledger knows of none above.
         self.up_to_date_at = 0.0
         self.problem: GigError | None = None
 
@@ -85,6 +87,11 @@ class Watcher:
         if self._read_to is None:
             raise RuntimeError("the watcher has not caught up yet")
         return self._read_to
+
+    @property
+    def is_blind(self) -> bool:
+        """The node has not answered for a while, or does not know blocks that other servers have written down."""
+        return time.monotonic() > self.up_to_date_at + BLIND_S
 
     async def run(self, interval_s: float) -> None:
         """Follow the chain until cancelled."""
@@ -119,7 +126,8 @@ class Watcher:
             await self._persist(self.cursor)
 
     async def _read_up_to(self, head: Block) -> None:
-        before, doubts = self._cursor, await self._ledger.read(binding.doubts)
+        before = self._cursor
+        doubts, newest = await self._ledger.read(lambda c: (binding.doubts(c), deposits.newest_block(c)))
         if self._cursor is None:
             self._cursor = await self._resume()
             self.doubts = doubts
@@ -142,7 +150,7 @@ class Watcher:
         self._read_head, self._read_to = head, self._cursor
         if has_moved := self._cursor != before:
             self._read_at = time.monotonic()
-        if has_moved or self._cursor.number >= last:
+        if (has_moved or self._cursor.number >= last) and newest <= head.number:
             self.up_to_date_at = time.monotonic()
         async with self._moved:
             self._moved.notify_all()
