@@ -131,7 +131,7 @@ class Watcher:
         if self._cursor is None:
             self._cursor = await self._resume()
             self.doubts = doubts
-        elif doubts != self.doubts:
+        elif doubts != self.doubts and newest <= head.number:  # a node that is behind would undo it once more
             self._cursor = await self._below(self._cursor.number)
             self.doubts = doubts
         elif await self._was_replaced(head):
