@@ -46,6 +46,24 @@ def test_without_a_deposit_a_used_nonce_is_a_rejection(tmp_path: Path) -> None:
     assert outcome_after(tmp_path, deposited=False) == (USED, False)
 
 
+def test_nobody_is_rejected_while_what_was_undone_is_not_read_again(tmp_path: Path) -> None:
+    async def main() -> list[Outcome | None]:
+        ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        [payment_id] = await ledger.write(lambda c: reserved(c, 1))
+        before = await ledger.read(binding.doubts)
+        now = await ledger.write(binding.doubt)
+        found = list[Outcome | None]()
+        for doubts in (before, now):
+            await settling.close(payment_id, word(1), USED, doubts)
+            found.append((await ledger.read(lambda c: payments.outcomes(c, [payment_id]))).get(payment_id))
+        ledger.close()
+        return found
+
+    assert asyncio.run(main()) == [None, USED]
+
+
 def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_path: Path) -> None:
     async def main() -> tuple[str, str]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
