@@ -9,7 +9,7 @@ from functools import partial
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block, Node
-from x402_gig.errors import GigError
+from x402_gig.errors import ChainRefused, GigError
 from x402_gig.logs import Trouble
 from x402_gig.settlement.head import Head
 from x402_gig.settlement.settling import Settling
@@ -207,30 +207,41 @@ class Watcher:
 
     async def _read_ranges(self, last: int) -> bool:
         """Catch up after a long absence, many blocks at a time; False when there was none."""
-        has_read = False
+        has_read, size = False, RANGE
         # Only blocks so old that they are not replaced any more.
-        while self.cursor.number + RANGE < last - self._depth:
-            first, end = self.cursor.number + 1, await self._node.existing(self.cursor.number + RANGE)
-            busy = await self._node.busy_blocks(first, end.number, self._intake)
-            known = await self._ledger.read(partial(deposits.known_blocks, first=first, last=end.number))
-            for number in sorted({*busy, *known}):
-                await self._read(await self._node.existing(number))
-            self._cursor = end
-            await self._persist(end)
-            has_read = True
+        while self.cursor.number + size < last - self._depth:
+            try:
+                await self._read_range(size)
+                has_read = True
+            except ChainRefused:  # more blocks or logs than the node gives at once
+                if size == 1:
+                    raise
+                size //= 2
         return has_read
+
+    async def _read_range(self, size: int) -> None:
+        first, end = self.cursor.number + 1, await self._node.existing(self.cursor.number + size)
+        busy = await self._node.busy_blocks(first, end.number, self._intake)
+        known = await self._ledger.read(partial(deposits.known_blocks, first=first, last=end.number))
+        for number in sorted({*busy, *known}):
+            await self._read(await self._node.existing(number))
+        self._cursor = end
+        await self._persist(end)
 
     async def _read_together(self, last: Block) -> None:
         """Read several new blocks, up to this one, for the calls that one takes; one by one where anything is odd.
 
-        Odd is another block at the cursor, a block of ours that shows no transfers, or a balance that is not the
-        ledger's.
+        Odd is another block at the cursor, a block of ours that shows no transfers, a balance that is not the ledger's,
+        and more blocks or logs than the node gives at once.
         """
         first = self.cursor.number + 1
         block = await self._node.block(self.cursor.number)
         if block is None or block.hash != self.cursor.hash:
             return
-        transfers = [t for t in await self._node.history(first, last.number, self._intake) if t.value]
+        try:
+            transfers = [t for t in await self._node.history(first, last.number, self._intake) if t.value]
+        except ChainRefused:
+            return
         await self._record(transfers)
         # Asked again: Anvil tells of the newest block what it is about to mine.
         if not (await self._adds_up(last) or await self._adds_up(last)):
