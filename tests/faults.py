@@ -170,6 +170,20 @@ def refuses(code: int, message: str) -> Rule:
     return lambda request, _: {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message}}
 
 
+def narrow(blocks: int) -> Rule:
+    """A node that tells of the logs of so many blocks at once only."""
+
+    def rule(request: Json, forward: Forward) -> Reply:
+        where = request["params"][0]
+        if "fromBlock" not in where:
+            return forward()
+        is_open = where["toBlock"] == "latest"
+        is_too_much = is_open or int(where["toBlock"], 16) - int(where["fromBlock"], 16) >= blocks
+        return refuses(-32005, "range too large")(request, forward) if is_too_much else forward()
+
+    return rule
+
+
 def times(count: int, rule: Rule) -> Rule:
     """The rule for the first calls, the truth for the others."""
     left = iter(range(count))

@@ -15,7 +15,8 @@ from eth_account import Account
 from tests import ledgers
 from tests.crashes import Victim, victim
 from tests.creators import CREATE, START, Creator
-from tests.faults import Forward, RpcProxy, Rule, answers, down, lose_reply, rpc_proxy
+from tests.e2e.attacks import calldata
+from tests.faults import RpcProxy, Rule, answers, down, lose_reply, narrow, rpc_proxy
 from tests.harness import USDC, Dev, Json, NotTrue, devnet, gig_terms, served, until
 from tests.operator import Desk
 from tests.tokens import Erc20, deploy
@@ -37,18 +38,6 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Victim, Rpc
 
 def usdc_of(shop: Dev) -> Erc20:
     return Erc20(shop, USDC)
-
-
-def narrow(blocks: int) -> Rule:
-    """A node that answers for so many blocks at once only."""
-
-    def rule(request: Json, forward: Forward) -> Json:
-        where = request["params"][0]
-        if "fromBlock" in where and int(where["toBlock"], 16) - int(where["fromBlock"], 16) >= blocks:
-            return {"jsonrpc": "2.0", "id": request["id"], "error": {"code": -32005, "message": "range too large"}}
-        return forward()
-
-    return rule
 
 
 def test_a_gig_that_was_funded_long_ago_is_found(away: tuple[Victim, RpcProxy, Creator]) -> None:
@@ -95,6 +84,16 @@ def test_a_commission_leaves_its_wallet_once_whatever_the_chain_answers(
     unit = 10 ** gig["token"]["decimals"]
     assert erc20.balance(shop.commission) == before + unit
     assert erc20.balance(made["gig_wallet_address"]) == 10 * unit
+
+
+def test_a_commission_that_is_refused_is_held_back_also_where_the_node_tells_of_few_blocks(tmp_path: Path) -> None:
+    """Somebody else may have executed it, which cannot be looked up there; signed again and again it would cost gas."""
+    with opened(tmp_path) as (shop, proxy, creator), proxy.broken(narrow(10), "eth_getLogs"):
+        shop.send(Account.create().address, USDC, calldata("blacklist(address)", shop.commission))
+        made = creator.funded(usdc_of(shop))
+        shop.rpc("anvil_mine", "0x14")
+        assert creator.start(made).status_code == 200
+        until(lambda: "fee 1" in shop.http.get(shop.url + "/readyz").json()["warnings"].get("funding", ""))
 
 
 def test_whoever_is_killed_while_starting_starts_each_gig_once(tmp_path: Path) -> None:

@@ -211,14 +211,8 @@ def test_a_node_that_is_behind_and_makes_things_up_misses_nothing(shop: Shop) ->
 
 
 def test_a_node_that_tells_of_ten_blocks_at_once_is_read_also_after_many(shop: Shop) -> None:
-    def of_ten_blocks(request: Json, forward: faults.Forward) -> faults.Reply:
-        where = request["params"][0]
-        first, last = (int(where.get(end, "0x0"), 16) for end in ("fromBlock", "toBlock"))
-        is_too_much = last - first >= 10
-        return faults.refuses(-32600, "10 blocks at most")(request, forward) if is_too_much else forward()
-
     one = sale(shop.dev)
-    with shop.proxy.broken(of_ten_blocks, "eth_getLogs"):
+    with shop.proxy.broken(faults.narrow(10), "eth_getLogs"):
         shop.dev.rpc("anvil_mine", hex(700), "0x0")
         shop.dev.send(Account.create().address, USDC, calldata(decode(one.header["PAYMENT-SIGNATURE"])["payload"]))
         one.gig()

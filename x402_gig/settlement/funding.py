@@ -17,7 +17,7 @@ from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Block, Node, Receipt
 from x402_gig.chain.wallets import Wallets
-from x402_gig.errors import Unavailable
+from x402_gig.errors import ChainRefused, Unavailable
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.leases import FUNDING, Leases
@@ -228,8 +228,10 @@ class Funding:
             if move.source_gig is not None:
                 since = await self.ledger.read(partial(direct.since_block, gig_id=move.source_gig))
                 wallet = self.wallets.gig_address(move.source_gig)
-                found = await self.node.executed(wallet, move.nonce, since)
-                await self.ledger.write(partial(funding.complete, transfers=found))
+                # A node that tells of fewer blocks at once says nothing: then it is held back, and looked for again.
+                with contextlib.suppress(ChainRefused):
+                    found = await self.node.executed(wallet, move.nonce, since)
+                    await self.ledger.write(partial(funding.complete, transfers=found))
 
     async def _reasons(self, failed: Sequence[Movement], valid_before: int) -> list[str]:
         """What the token says to each; these signatures are public already."""
