@@ -188,7 +188,9 @@ def nothing_of_a_block(request: Json, forward: faults.Forward) -> Json:
     return forward()
 
 
-def test_nor_for_a_receipt_that_is_written_down_after_its_height_was_read_on_another_chain(tmp_path: Path) -> None:
+def test_a_receipt_that_is_written_down_after_its_height_was_read_on_another_chain_pays_no_reward(
+    tmp_path: Path,
+) -> None:
     """However long the node does not tell that the block was replaced."""
     ledger, mined, told, of_blocks = ledgers.new(tmp_path), threading.Event(), threading.Event(), list[Json]()
 
