@@ -34,8 +34,8 @@ class Watcher:
     """Reads every block up to `confirmations` deep; `cursor` is the last one read.
 
     When a block it has read was replaced, or what it has read was undone by another server, which may have seen blocks
-    of another chain, it reads again from `reorg_depth` blocks below. Where blocks come fast, new
-    ones are read every `pause_s`, and at once when somebody waits for them.
+    of another chain, it reads again from `reorg_depth` blocks below. Where blocks come fast, new ones are read every
+    `pause_s`, and at once when somebody waits for them.
     """
 
     def __init__(
@@ -128,6 +128,8 @@ class Watcher:
     async def _read_up_to(self, head: Block) -> None:
         before = self._cursor
         doubts, newest = await self._ledger.read(lambda c: (binding.doubts(c), deposits.newest_block(c)))
+        if newest > head.number:  # another server has seen it since; or our node is behind
+            head = await self._head.look()
         if self._cursor is None:
             self._cursor = await self._resume()
             self.doubts = doubts
@@ -136,12 +138,8 @@ class Watcher:
             self.doubts = doubts
         elif await self._was_replaced(head):
             self._cursor = await self._before(self._cursor.number)
-        start, last = self._cursor, head.number - self._behind
-        if await self._read_ranges(last):
-            await self._read_blocks(last)
-            if not await self._adds_up(self._cursor):
-                log.warning("watcher: the node left logs out, reading all blocks from %d one by one", start.number)
-                self._cursor = start
+        last = head.number - self._behind
+        await self._read_what_was_missed(last)
         if last - self._cursor.number >= SEVERAL:
             await self._read_together(head if last == head.number else await self._node.existing(last))
         await self._read_blocks(last)
@@ -204,6 +202,15 @@ class Watcher:
                 self._cursor = await self._before(self.cursor.number)
                 continue
             await self._read(block)
+
+    async def _read_what_was_missed(self, last: int) -> None:
+        start = self.cursor
+        if not await self._read_ranges(last):
+            return
+        await self._read_blocks(last)
+        if not await self._adds_up(self.cursor):
+            log.warning("watcher: the node left logs out, reading all blocks from %d one by one", start.number)
+            self._cursor = start
 
     async def _read_ranges(self, last: int) -> bool:
         """Catch up after a long absence, many blocks at a time; False when there was none."""
