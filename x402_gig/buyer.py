@@ -7,12 +7,12 @@ reads the quote and signs it here, and the posting is ours.
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 from eth_account.signers.local import LocalAccount
+from msgspec import Struct
 from x402 import x402ClientSync
 from x402.http.x402_http_client import x402HTTPClientSync
 from x402.mechanisms.evm.exact.register import register_exact_evm_client
@@ -55,8 +55,7 @@ class _AskAgain(Exception):
         self.harmless = harmless
 
 
-@dataclass(frozen=True)
-class Quote:
+class Quote(Struct, frozen=True):
     """The price of `body`: a 402, reduced to the one offer that is going to be signed."""
 
     body: bytes
@@ -71,8 +70,7 @@ class Quote:
         return int(self.offer.get_amount())
 
 
-@dataclass(frozen=True)
-class Payment:
+class Payment(Struct, frozen=True):
     """A signed payment for exactly `body`. Whoever has it can repeat it, and repeating it charges nobody twice."""
 
     url: str
@@ -95,8 +93,7 @@ class Payment:
         return shlex.join([*words, "--data-raw", self.body.decode()])
 
 
-@dataclass(frozen=True)
-class Bought:
+class Bought(Struct, frozen=True):
     """The server's answer, and the settlement response that came with it (None if that cannot be read)."""
 
     gig: dict[str, Any]

@@ -4,20 +4,20 @@ import functools
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from msgspec import Struct
+from msgspec.structs import asdict
 
 
 def _flag(name: str, text: str) -> Any:
     return typer.Option(name, help=text, rich_help_panel="Terms")
 
 
-@dataclass(frozen=True, kw_only=True)
-class TermFlags:
+class TermFlags(Struct, frozen=True, kw_only=True):
     """Every field but `terms` is the create call's and goes there as it was typed: the server knows the rules."""
 
     terms: Annotated[Path | None, _flag("--terms", "All terms as a JSON file, instead of the flags below.")] = None
@@ -40,7 +40,7 @@ class TermFlags:
 
     def body(self) -> bytes:
         """What to post. Raises typer.BadParameter."""
-        given = {name: value for name, value in vars(self).items() if value is not None and name != "terms"}
+        given = {name: value for name, value in asdict(self).items() if value is not None and name != "terms"}
         if self.terms is not None:
             if given:
                 raise typer.BadParameter("--terms has them all: give the file or the flags, not both")
@@ -79,15 +79,16 @@ def _read(path: Path) -> bytes:
 def takes_terms(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command`, which has a parameter `flags: TermFlags`, one option for each of its fields instead."""
     hints = get_type_hints(TermFlags, include_extras=True)
+    names = TermFlags.__struct_fields__
     keyword = inspect.Parameter.KEYWORD_ONLY
 
     @functools.wraps(command)
     def with_flags(**values: Any) -> None:
-        flags = TermFlags(**{field.name: values.pop(field.name) for field in fields(TermFlags)})
+        flags = TermFlags(**{name: values.pop(name) for name in names})
         command(flags=flags, **values)
 
     own = [p.replace(kind=keyword) for p in inspect.signature(command).parameters.values() if p.name != "flags"]
-    added = [inspect.Parameter(f.name, keyword, default=f.default, annotation=hints[f.name]) for f in fields(TermFlags)]
+    added = [inspect.Parameter(name, keyword, default=None, annotation=hints[name]) for name in names]
     # Typer makes a command's options from its signature.
     with_flags.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     return with_flags

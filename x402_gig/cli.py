@@ -6,12 +6,12 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec.structs import replace
 
 from x402_gig import cli_gigs, cli_keys, cli_ledger
 from x402_gig.buyer_terms import TermFlags, takes_terms

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import asdict
 
 from x402_gig.cli_office import read_office, write_office
 from x402_gig.errors import Refused
@@ -108,7 +109,7 @@ def _expiry(given: str | None) -> int | None:
 
 def _as_json(row: "ApiKey") -> dict[str, object]:
     """Times in Unix seconds."""
-    return {**vars(row), "state": row.state(int(time.time()))}
+    return {**asdict(row), "state": row.state(int(time.time()))}
 
 
 def _line(row: "ApiKey") -> str:

@@ -7,11 +7,12 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 from eth_account.signers.local import LocalAccount
+from msgspec import Struct, to_builtins
 from rich.console import Console
 from web3 import AsyncHTTPProvider, AsyncWeb3
 from x402 import x402Client
@@ -51,8 +52,7 @@ TERMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Balances:
+class Balances(Struct, frozen=True):
     """In base units, read from the token."""
 
     payer: int
@@ -60,8 +60,7 @@ class Balances:
     commission: int
 
 
-@dataclass(frozen=True)
-class Bought:
+class Bought(Struct, frozen=True):
     """One purchase, as `--json` prints it. Amounts are base units."""
 
     gig_type: str
@@ -240,7 +239,7 @@ async def demo(*, as_json: bool) -> bool:
     _report(console, bought, intake_left, ok, seconds)
     if as_json:
         document = {"ok": ok, "seconds": seconds, "intake_left": intake_left}
-        print(json.dumps(document | {"purchases": [asdict(purchase) for purchase in bought]}, indent=2))
+        print(json.dumps(document | {"purchases": to_builtins(bought)}, indent=2))
     return ok
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from ipaddress import ip_network
@@ -50,8 +49,7 @@ _RATE = re.compile(r"([0-9]{1,10}) *(?:/|per) *([0-9]{0,10}) *(second|minute|hou
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 24 * 3600, "month": 30 * 24 * 3600}
 
 
-@dataclass(frozen=True)
-class NetworkPreset(Network):
+class NetworkPreset(Network, frozen=True):
     """A chain and the USDC on it."""
 
     usdc: str

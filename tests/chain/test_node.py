@@ -2,11 +2,11 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from msgspec.structs import replace
 
 from tests.chain.conftest import TOKEN, Asked
 from tests.chain.payments import INTAKE, payment, requirements, signed_by

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
+from msgspec import Struct
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -49,24 +49,21 @@ class GigLister(Protocol):
     async def __call__(self, wanted: GigQuery, now: datetime, key_id: int | None) -> Page: ...
 
 
-@dataclass(frozen=True)
-class Readiness:
+class Readiness(Struct, frozen=True):
     """`problems` keep the server from selling; `warnings` do not."""
 
     problems: dict[str, str]
     warnings: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Probes:
+class Probes(Struct, frozen=True):
     """What the operator's machines ask: can it sell, and how is it doing (in Prometheus's text)?"""
 
     readiness: Callable[[], Awaitable[Readiness]]
     metrics: Callable[[], Awaitable[bytes]]
 
 
-@dataclass(frozen=True)
-class Api:
+class Api(Struct, frozen=True):
     """The endpoints and what they need."""
 
     checkout: Checkout

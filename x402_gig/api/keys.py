@@ -3,8 +3,8 @@
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from starlette.requests import Request
 
 from x402_gig.errors import InvalidApiKey, Unavailable
@@ -15,8 +15,7 @@ from x402_gig.store.engine import Ledger
 HEADER = b"x-api-key"
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(Struct, frozen=True):
     ledger: Ledger
 
     async def find(self, presented: Sequence[str]) -> ApiKey | None:

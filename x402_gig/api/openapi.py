@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
+from msgspec import Struct
 from openapi_pydantic import (
     Components,
     Example,
@@ -84,8 +84,7 @@ _HOW_TO_FUND = """The gig is created unfunded and not started. Send `tx_data` as
 `POST /api/gigs/start`."""
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(Struct, frozen=True, dict=True):
     """What this operator's API is, for machines."""
 
     shop: GigShop

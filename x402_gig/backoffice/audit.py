@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from x402_gig.backoffice.comparison import Comparison, Difference
 from x402_gig.backoffice.gig_wallets import GigWallets
 from x402_gig.backoffice.history import History, insist
@@ -19,8 +21,7 @@ LOOKS = 4
 PAUSE_S = 1.0
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Struct, frozen=True):
     """What was found up to `block`. `notes`: what else a person should know.
 
     `keyed_gigs`: how many are live that were created with a key.

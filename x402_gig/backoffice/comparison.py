@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from x402_gig.backoffice.history import History
 from x402_gig.backoffice.words import usdc
 from x402_gig.chain.eip3009 import TokenTransfer
@@ -12,8 +14,7 @@ from x402_gig.store.audit import Books, DepositRow, GigRow, MovementRow, Payment
 from x402_gig.store.funding import COMMISSION, REFUND, REWARD
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(Struct, frozen=True):
     """`subject` is what differs, `problem` how. `block_number`: the block to look at again."""
 
     subject: str

@@ -1,8 +1,10 @@
 """Money in the wallet of a gig that was created with a key and does not need it: back it goes, once."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from x402_gig.backoffice.opening import Office
 from x402_gig.chain.eip3009 import TokenTransfer
@@ -15,8 +17,7 @@ from x402_gig.store import binding, direct, funding
 from x402_gig.store.engine import Connection
 
 
-@dataclass(frozen=True)
-class Spare:
+class Spare(Struct, frozen=True):
     """What a gig's wallet holds at a confirmed block beyond what is promised, and what came to it (`deposits`)."""
 
     gig: GigRecord

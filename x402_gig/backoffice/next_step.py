@@ -1,15 +1,15 @@
 """What happens next to a payment, and who does it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from x402_gig.backoffice.words import clock
 from x402_gig.store.inquiries import Row, Story
 from x402_gig.store.payments import MAX_BROADCASTS
 
 
-@dataclass(frozen=True)
-class Circumstances:
+class Circumstances(Struct, frozen=True):
     """`now_s` is this machine's time; `halt` why nothing is signed; `is_remote`: a facilitator executes payments."""
 
     now_s: int

@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
@@ -15,8 +16,7 @@ from x402_gig.store import binding
 from x402_gig.store.engine import Ledger
 
 
-@dataclass(frozen=True)
-class Office:
+class Office(Struct, frozen=True):
     settings: Settings
     wallets: Wallets
     ledger: Ledger

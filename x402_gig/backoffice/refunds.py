@@ -1,8 +1,10 @@
 """Deposits without an owner: why they are still here, and how the operator pays one back. Never twice."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from x402_gig.backoffice.opening import Office
 from x402_gig.backoffice.words import clock, number, usdc
@@ -17,8 +19,7 @@ LISTED = 1000
 PAID_LISTED = 20
 
 
-@dataclass(frozen=True)
-class Unclaimed:
+class Unclaimed(Struct, frozen=True):
     """A deposit that nobody owns, and what is in the way of paying it back."""
 
     deposit: Deposit
@@ -26,8 +27,7 @@ class Unclaimed:
     why: list[str]
 
 
-@dataclass(frozen=True)
-class Overview:
+class Overview(Struct, frozen=True):
     unclaimed: list[Unclaimed]
     refunds: Sequence[Row]
     halt: str

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from x402_gig.backoffice.history import History
 from x402_gig.store.audit import Books, DepositRow
@@ -12,8 +13,7 @@ UNSIGNED = "unsigned"
 UNCLAIMED = "unclaimed"
 
 
-@dataclass(frozen=True)
-class Totals:
+class Totals(Struct, frozen=True):
     """`start` is what the intake held before the ledger began; `unsigned` what left it without the ledger.
 
     The rest are debts, and `unclaimed` deposits; `counts` has how many transfers make up a sum.

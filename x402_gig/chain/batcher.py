@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+
+from msgspec import Struct
 
 from x402_gig.chain import abi
 from x402_gig.chain.keccak import keccak
@@ -32,15 +33,13 @@ _SIMULATE = keccak(b"simulate((address,uint256,bytes)[])")[:4]
 _CODE_SIZE = keccak(b"codeSize(address)")[:4]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     target: str
     gas_limit: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """One simulated call; `data` is what it returned or reverted with, its first 256 bytes at most."""
 
     tried: bool

@@ -1,11 +1,11 @@
 """EIP-3009 on an EIP-712 token: digests, signatures, calldata, and the transfers a log list proves."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from coincurve import PrivateKey, PublicKey
+from msgspec import Struct
 
 from x402_gig.chain import abi
 from x402_gig.chain.keccak import keccak
@@ -36,8 +36,7 @@ _ERC1271_MAGIC = _IS_VALID_SIGNATURE.ljust(32, b"\0")
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(Struct, frozen=True, dict=True):
     """A token with EIP-3009, by its address (lower case) and EIP-712 domain."""
 
     address: str
@@ -129,8 +128,7 @@ def approves(success: bool, returned: bytes) -> bool:
     return success and returned[:32] == _ERC1271_MAGIC
 
 
-@dataclass(frozen=True, slots=True)
-class TokenTransfer:
+class TokenTransfer(Struct, frozen=True):
     """Money that moved: the only evidence there is. Hex is lower case.
 
     `nonce` is that of the authorization that moved it (EIP-3009); None for a plain transfer.

@@ -3,10 +3,10 @@
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from coincurve import PrivateKey
+from msgspec import Struct
 
 from x402_gig.chain import batcher, eip3009, erc20, rlp
 from x402_gig.chain.batcher import Call, Result
@@ -39,8 +39,7 @@ TO, DATA = FIELDS.index("to"), FIELDS.index("data")
 DYNAMIC_FEE = b"\x02"
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     number: int
     hash: str
     parent_hash: str
@@ -49,8 +48,7 @@ class Block:
     gas_limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     transaction: str
     success: bool
     block_number: int
@@ -59,8 +57,7 @@ class Receipt:
     transfers: list[TokenTransfer]
 
 
-@dataclass(frozen=True, slots=True)
-class SignedTransaction:
+class SignedTransaction(Struct, frozen=True):
     """Ready to be sent; `raw` is as secret as the money it moves until it is on chain."""
 
     hash: str

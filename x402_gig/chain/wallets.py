@@ -1,10 +1,10 @@
 """All wallets of the server, from one BIP-39 seed by BIP-32 paths (BIP-44 coin 60). Nothing here prints a key."""
 
 import hmac
-from dataclasses import dataclass
 
 from coincurve import PrivateKey
 from mnemonic import Mnemonic
+from msgspec import Struct
 
 from x402_gig.chain.eip3009 import address_of
 from x402_gig.chain.keccak import keccak
@@ -13,8 +13,7 @@ MAX_GIG_ID = 2**31 - 1
 HARDENED = 2**31
 
 
-@dataclass(frozen=True)
-class Branch:
+class Branch(Struct, frozen=True):
     """An extended private key (BIP-32), with its public key for the children."""
 
     key: PrivateKey
@@ -22,8 +21,7 @@ class Branch:
     chain_code: bytes
 
 
-@dataclass(frozen=True)
-class Wallet:
+class Wallet(Struct, frozen=True):
     """An account we hold the key of; `address` is lower-case hex."""
 
     address: str

@@ -8,12 +8,12 @@ import socket
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from msgspec import Struct
 
 from x402_gig.chain.rpc import Rpc
 from x402_gig.errors import CannotStart, ChainUnavailable
@@ -27,8 +27,7 @@ START_TIMEOUT_S = 60
 BLOCK_GAS_LIMIT = 120_000_000
 
 
-@dataclass(frozen=True)
-class Devnet:
+class Devnet(Struct, frozen=True):
     """A running chain. `buyers` hold a million USDC each."""
 
     rpc_url: str
@@ -36,8 +35,7 @@ class Devnet:
     buyers: list[LocalAccount]
 
 
-@dataclass(frozen=True)
-class DevnetOptions:
+class DevnetOptions(Struct, frozen=True):
     """How to start it. `port` 0 takes a free one; a taken port moves to a free one as well."""
 
     port: int = 8545

@@ -5,9 +5,9 @@ import json
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from msgspec import Struct, to_builtins
 from rich.console import Console
 
 from x402_gig.app import Server, open_server
@@ -30,14 +30,12 @@ EXAMPLE_POST = "https://farcaster.xyz/dwr/0x1a2b3c4d"
 console = Console(highlight=False, soft_wrap=True)
 
 
-@dataclass(frozen=True)
-class Buyer:
+class Buyer(Struct, frozen=True):
     address: str
     key: str
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(Struct, frozen=True):
     """The `ready` line of `--json`. A server's fields are empty for the chain alone."""
 
     rpc_url: str
@@ -107,7 +105,7 @@ async def chain_only(options: DevnetOptions, *, as_json: bool) -> None:
 
 def _print(ready: Ready, preset: NetworkPreset, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({name: value for name, value in asdict(ready).items() if value}), flush=True)
+        print(json.dumps({name: value for name, value in to_builtins(ready).items() if value}), flush=True)
         return
     console.print(f"[bold]chain[/]   {ready.rpc_url}")
     console.print(f"[bold]buyer[/]   {ready.buyers[0].address}, with 1,000,000 USDC")

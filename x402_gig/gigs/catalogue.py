@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
+from msgspec import Struct
 from pydantic import HttpUrl
 
 
@@ -139,8 +139,7 @@ def _normal_other_url(url: HttpUrl) -> str:
     return str(url) if url.query or url.fragment else str(url).removesuffix("/")
 
 
-@dataclass(frozen=True)
-class TypeRules:
+class TypeRules(Struct, frozen=True):
     """What one gig type asks for, and the texts it gets where its buyer wrote none."""
 
     how_to_earn: str | None
@@ -206,8 +205,7 @@ RULES: Mapping[GigType, TypeRules] = {
 }
 
 
-@dataclass(frozen=True)
-class Display:
+class Display(Struct, frozen=True):
     """How clients present a type: a label for each platform, and a placeholder where it takes an input."""
 
     icon: str

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from x402_gig.errors import ValidationFailed
@@ -51,8 +51,7 @@ class GigQuery(BaseModel):
     cursor: Cursor | None = Field(None, description="From the `next` of the page before.")
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(Struct, frozen=True):
     """Newest first. `cursor` leads to the next page and is None on the last."""
 
     gigs: list[GigRecord]

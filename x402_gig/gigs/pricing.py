@@ -1,7 +1,8 @@
 """Money: integers of base units inside, decimal strings in tokens at the edge, nothing rounded by accident."""
 
-from dataclasses import dataclass
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
+
+from msgspec import Struct
 
 USDC_SYMBOL = "USDC"
 USDC_DECIMALS = 6
@@ -18,8 +19,7 @@ def commission_units(amount_units: int, bps: int) -> int:
     return -(-amount_units * bps // BPS)
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(Struct, frozen=True):
     """What a buyer pays, in base units: the commission comes on top of the reward."""
 
     reward_units: int

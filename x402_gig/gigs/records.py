@@ -1,13 +1,13 @@
 """A gig as the ledger keeps it."""
 
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from x402_gig.gigs.pricing import to_tokens
 
 
-@dataclass(frozen=True)
-class TokenInfo:
+class TokenInfo(Struct, frozen=True):
     """An ERC-20 by its address (lower case), with what it said of itself when the gig was created."""
 
     address: str
@@ -19,8 +19,7 @@ class TokenInfo:
         return f"{to_tokens(units, self.decimals)} {self.symbol}"
 
 
-@dataclass(frozen=True)
-class GigRecord:
+class GigRecord(Struct, frozen=True):
     """A gig with its money. Amounts are base units of its token; a transaction is None until it is on chain.
 
     `state`: bought gigs are `live` at once; one that was created with the API key `key_id` is `created` until it is

@@ -9,13 +9,13 @@ The fields' validators are called from here rather than by pydantic, which would
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -59,14 +59,13 @@ class Rules(Protocol):
     def amount_problem(self, units: int) -> str | None: ...
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(Struct):
     """What a body is read against, and the problems of fields that could be read all the same."""
 
     rules: Rules
     now: datetime
     of_type: TypeRules = _NO_RULES
-    noted: dict[str, str] = field(default_factory=dict)
+    noted: dict[str, str] = {}
     is_broken: bool = False
 
     def note(self, name: str | None, problem: str | None) -> None:
@@ -88,10 +87,9 @@ class Info(Protocol):
 Validator = Callable[[object, Info], object]
 
 
-@dataclass(slots=True)
-class _Info:
+class _Info(Struct):
     context: Reading
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = {}
     field_name: str | None = None
 
 
@@ -345,7 +343,8 @@ def _needs_of_types(schema: dict[str, Any]) -> None:
 class GigRequest(BaseModel):
     """The terms of a gig. `null` and `""` count as absent; a field that is not in this list is an error."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_needs_of_types)
+    # Pydantic only describes it: `read_request` reads.
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_needs_of_types, defer_build=True)
 
     chain: Annotated[str, PlainValidator(_chain), WithJsonSchema({"type": "string"})] = Field(
         description="The chain that this server serves.", examples=["base"]

@@ -1,10 +1,11 @@
 """Gigs as a product: a body becomes priced terms, a settled payment becomes a live gig."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from x402_gig.errors import ValidationFailed
 from x402_gig.gigs import lifecycle
@@ -26,8 +27,7 @@ class Shelf(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(Struct, frozen=True):
     """A gig to be created with an API key, and what it costs in base units of its token."""
 
     terms: Terms
@@ -35,19 +35,14 @@ class Offer:
     price: Price
 
 
-class _GigOrder(Order):
+class _GigOrder(Order, frozen=True, kw_only=True):
     """Its terms are made when they are needed: whoever only asks for the price does not wait for them."""
 
-    _draft: Draft
+    draft: Draft
 
-    def __init__(self, draft: Draft, price_units: int, description: str) -> None:
-        vars(self).update(
-            product=PRODUCT, price_units=price_units, description=description, problems=draft.problems, _draft=draft
-        )
-
-    @cached_property
+    @cached_property  # type: ignore[misc]  # a field, and this its value
     def terms(self) -> dict[str, Any]:
-        terms = self._draft.terms
+        terms = self.draft.terms
         return terms.model_dump(mode="json", exclude_none=True) if terms else {}
 
 
@@ -55,8 +50,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class GigShop:
+class GigShop(Struct, frozen=True):
     """`payments.order.Product` for gigs. `commission_bps` is the platform's share in hundredths of a percent."""
 
     limits: Limits
@@ -76,7 +70,7 @@ class GigShop:
             raise ValidationFailed(draft.problems)
         reward_units = draft.request["amount"] if draft.request else self.limits.minimum_units
         total_units, description = _tag(reward_units, self.commission_bps)
-        return _GigOrder(draft, total_units, description)
+        return _GigOrder(PRODUCT, {}, total_units, description, draft.problems, draft=draft)
 
     def fulfil(self, book: Shelf, purchase: Purchase) -> Fulfilled:
         terms = Terms.model_validate(purchase.terms)

@@ -6,10 +6,10 @@ settled yesterday must find its gig also when the limit has moved since.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
+from msgspec import Struct
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from x402_gig.errors import NotFound
@@ -58,8 +58,7 @@ class Draft(NamedTuple):
         return _terms(self.request) if self.request is not None else None
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What this operator sells: amounts in base units of the USDC at `token_address`, on the chain it serves."""
 
     request: ClassVar[type[GigRequest]] = PaidGigRequest
@@ -81,8 +80,7 @@ class Limits:
         return None
 
 
-@dataclass(frozen=True)
-class KeyLimits:
+class KeyLimits(Struct, frozen=True):
     """What a holder of an API key may create: rewards in `token`, which is None when there is no such ERC-20."""
 
     request: ClassVar[type[GigRequest]] = KeyedGigRequest

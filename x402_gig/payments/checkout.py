@@ -10,8 +10,9 @@ The chain is asked of an authorization that is out of its time: it may have been
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from x402_gig.errors import GigError, PaymentConflict, ValidationFailed
 from x402_gig.payments.checks import check_identity, check_terms, check_times, payment_key
@@ -22,8 +23,7 @@ from x402_gig.payments.payment import Authorization, Payment, PaymentKey
 STILL_SETTLING = "The payment is being settled: repeat the request with the same payment header"
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(Struct, frozen=True):
     """What the ledger says of a payment. `outcome` is None while it is open."""
 
     payment_id: int

@@ -7,16 +7,15 @@ implementing `Product`.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from msgspec import Struct
 from x402.schemas import PaymentRequirements
 from x402.schemas.v1 import PaymentRequirementsV1
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(Struct, frozen=True, dict=True):
     """Priced terms.
 
     `terms` is JSON and all that `Product.fulfil` gets, also after a restart. `problems` break a rule of the
@@ -36,8 +35,7 @@ class Order:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Purchase:
+class Purchase(Struct, frozen=True):
     """A settled payment, as `Product.fulfil` sees it."""
 
     payment_id: int
@@ -48,8 +46,7 @@ class Purchase:
     terms: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Fulfilled:
+class Fulfilled(Struct, frozen=True):
     """What a product did: the answer for the buyer, kept with the payment and given again on a replay.
 
     `commission_units` is the platform's share; it is moved to the commission address.
@@ -77,8 +74,7 @@ class Product(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(Struct, frozen=True):
     """A chain as x402 names it: `caip2` in version 2, `v1_name` in version 1."""
 
     chain_id: int
@@ -89,8 +85,7 @@ class Network:
         return f"eip155:{self.chain_id}"
 
 
-@dataclass(frozen=True)
-class Seller:
+class Seller(Struct, frozen=True):
     """What every payment requirement of this server has in common."""
 
     network: Network

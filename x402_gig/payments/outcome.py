@@ -1,11 +1,11 @@
 """The three ends a payment can have for its buyer. There is no fourth, and none turns into another silently."""
 
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True)
-class Settled:
+
+class Settled(Struct, frozen=True):
     """The deposit is on chain and the order is delivered."""
 
     payment_id: int
@@ -14,16 +14,14 @@ class Settled:
     answer: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """The payment can never settle, or nothing was sent. `reason` is an x402 error reason."""
 
     reason: str
     detail: str
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """The money may have moved. The same payment, sent again, gets the true answer later."""
 
     detail: str

@@ -1,7 +1,8 @@
 """An EIP-3009 authorization as x402 carries it, and the identity of a payment."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 
 class PaymentKey(NamedTuple):
@@ -13,8 +14,7 @@ class PaymentKey(NamedTuple):
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
-class Authorization:
+class Authorization(Struct, frozen=True):
     """EIP-3009 `TransferWithAuthorization`.
 
     Addresses and nonce are lower-case hex with `0x`; `value` is in base units; times are Unix seconds.
@@ -28,8 +28,7 @@ class Authorization:
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
-class Payment:
+class Payment(Struct, frozen=True):
     """A well-formed payment header. `scheme` to `amount` are the client's claims; None where it makes none."""
 
     version: int

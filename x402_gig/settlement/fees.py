@@ -1,6 +1,6 @@
 """What a transaction offers for its gas (EIP-1559), and how a stuck one is outbid."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from x402_gig.chain.node import Node
 from x402_gig.settlement.head import Head
@@ -8,8 +8,7 @@ from x402_gig.settlement.head import Head
 MIN_PRIORITY_FEE = 1_000_000
 
 
-@dataclass(frozen=True)
-class Fees:
+class Fees(Struct, frozen=True):
     """Wei per gas."""
 
     max_fee: int

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
+from msgspec import Struct
+
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Block, Node, Receipt
@@ -258,8 +260,7 @@ class Funding:
         return eip3009.transfer_call(authorization, signature, ecdsa=True)
 
 
-@dataclass(frozen=True)
-class Ground:
+class Ground(Struct, frozen=True):
     """A block with all below it that the ledger knows: `known` heights and hashes from `first` on.
 
     `balance` is what the intake holds there, in base units.

@@ -5,9 +5,13 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Block, Node, Receipt, sign_transaction, unsigned_fields
@@ -40,8 +44,7 @@ WEI = 10**18
 LOOKS_BEFORE_LOST = 3
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """One transaction, by default a call of the batcher, and what it carries."""
 
     data: bytes
@@ -50,7 +53,7 @@ class Batch:
     movements: Sequence[Movement] = ()
     valid_before: int = 0
     value: int = 0
-    to: str = field(default_factory=batcher.address)
+    to: str = msgspec.field(default_factory=batcher.address)
 
 
 Plan = Callable[[Connection], Batch | None]

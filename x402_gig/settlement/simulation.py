@@ -1,8 +1,9 @@
 """Would the token take these authorizations now, all together? One eth_call answers; a second one says why not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call, Result
@@ -37,15 +38,13 @@ class Again:
     """It failed beside the others but passes alone: another payment of the payer came first."""
 
 
-@dataclass(frozen=True)
-class Used:
+class Used(Struct, frozen=True):
     """The nonce was used or cancelled, as seen in this block: the ledger knows which once it has read the block."""
 
     block_number: int
 
 
-@dataclass(frozen=True)
-class NotNow:
+class NotNow(Struct, frozen=True):
     """The token moves nothing to us at present: not the payer's fault, and nothing to sign anew for."""
 
     detail: str

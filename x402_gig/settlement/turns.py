@@ -7,8 +7,9 @@ start is written under its number (`direct.take_turn`), and only the highest cou
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from x402_gig.errors import BeingProcessed, Unavailable
 from x402_gig.store import direct
@@ -26,8 +27,7 @@ class Turns(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class LedgerTurns:
+class LedgerTurns(Struct, frozen=True):
     ledger: Ledger
 
     @asynccontextmanager

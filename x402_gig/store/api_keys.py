@@ -7,10 +7,10 @@ import hmac
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from hashlib import sha256
 from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import Column, Connection, insert, select, update
 
 from x402_gig.store.tables import api_keys
@@ -21,8 +21,7 @@ USED_EVERY_S = 60
 _NO_HASH = sha256().hexdigest()
 
 
-@dataclass(frozen=True)
-class ApiKey:
+class ApiKey(Struct, frozen=True):
     """Times in Unix seconds. `prefix` is the readable beginning of the key."""
 
     id: int
@@ -96,4 +95,4 @@ def _hash(key: str) -> str:
 
 
 def _columns() -> list[Column[Any]]:
-    return [api_keys.c[field.name] for field in fields(ApiKey)]
+    return [api_keys.c[name] for name in ApiKey.__struct_fields__]

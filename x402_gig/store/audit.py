@@ -1,9 +1,9 @@
 """All that the ledger says about money, in one consistent view, for the comparison with the chain."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import TypeVar
 
+from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from x402_gig.store.binding import Cursor
@@ -22,8 +22,7 @@ from x402_gig.store.tables import (
 Row = TypeVar("Row", "DepositRow", "PaymentRow", "GigRow", "KeyedRow", "GigDepositRow", "MovementRow")
 
 
-@dataclass(frozen=True, slots=True)
-class DepositRow:
+class DepositRow(Struct, frozen=True):
     id: int
     asset: str
     payer: str
@@ -42,8 +41,7 @@ class DepositRow:
         return (self.payer, self.nonce) if self.nonce is not None else (self.transaction, self.log_index)
 
 
-@dataclass(frozen=True, slots=True)
-class PaymentRow:
+class PaymentRow(Struct, frozen=True):
     id: int
     payer: str
     nonce: str
@@ -53,8 +51,7 @@ class PaymentRow:
     commission: int
 
 
-@dataclass(frozen=True, slots=True)
-class GigRow:
+class GigRow(Struct, frozen=True):
     id: int
     payment_id: int | None
     wallet: str
@@ -62,8 +59,7 @@ class GigRow:
     commission: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedRow:
+class KeyedRow(Struct, frozen=True):
     """A gig that was created with an API key; amounts in base units of its token."""
 
     id: int
@@ -76,8 +72,7 @@ class KeyedRow:
     since_block: int
 
 
-@dataclass(frozen=True, slots=True)
-class GigDepositRow:
+class GigDepositRow(Struct, frozen=True):
     id: int
     gig_id: int
     value: int
@@ -87,8 +82,7 @@ class GigDepositRow:
     on_chain: int
 
 
-@dataclass(frozen=True, slots=True)
-class MovementRow:
+class MovementRow(Struct, frozen=True):
     id: int
     kind: str
     subject: int
@@ -104,8 +98,7 @@ class MovementRow:
         return self.state == "done" and (self.block_number or 0) <= block_number
 
 
-@dataclass(frozen=True)
-class Books:
+class Books(Struct, frozen=True):
     """Rows by id: `movements` are the intake's, `payouts` those of the wallets of the `keyed` gigs.
 
     `cursor`: every deposit up to there is in it. `commissions`: the living (payment, movement) pairs.
@@ -162,7 +155,7 @@ def read_books(connection: Connection) -> Books:
 def _rows(
     connection: Connection, table: Table, row_type: type[Row], *conditions: ColumnElement[bool]
 ) -> dict[int, Row]:
-    query = select(*(table.c[field.name] for field in fields(row_type))).where(*conditions)
+    query = select(*(table.c[name] for name in row_type.__struct_fields__)).where(*conditions)
     return {row[0]: row_type(*row) for row in connection.execute(query.order_by(table.c.id))}
 
 

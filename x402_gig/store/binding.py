@@ -1,22 +1,21 @@
 """What a ledger belongs to: one chain (id and genesis) and one intake; and how far it has read that chain."""
 
 import time
-from dataclasses import dataclass
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Connection, insert, select, update
 
 from x402_gig.store.tables import ledger
 
 
-@dataclass(frozen=True)
-class Binding:
+class Binding(Struct, frozen=True):
     chain_id: int
     genesis: str
     intake: str
 
 
-@dataclass(frozen=True)
-class Cursor:
+class Cursor(Struct, frozen=True):
     """Every deposit up to this block is in the ledger."""
 
     number: int
@@ -26,7 +25,7 @@ class Cursor:
 def bind(connection: Connection, binding: Binding, cursor: Cursor, balance: int) -> None:
     """Make a fresh ledger this chain's and this intake's, read up to `cursor`, where the intake holds `balance`."""
     values = {
-        **vars(binding),
+        **asdict(binding),
         "cursor_number": cursor.number,
         "cursor_hash": cursor.hash,
         "start_number": cursor.number,

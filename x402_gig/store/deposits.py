@@ -6,9 +6,10 @@ A reorganisation may take a deposit off the chain: then it has no owner and coun
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -42,8 +43,7 @@ from x402_gig.store.tables import payments as payment_rows
 SEEN_IN_BLOCKS = (deposits, movements, slots, gig_deposits)
 
 
-@dataclass(frozen=True)
-class Shop:
+class Shop(Struct, frozen=True):
     """The products on sale by name, and the book for so many of them, written to within a transaction.
 
     `network`: the one that they are paid on, as x402 names it.

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from x402_gig.chain.eip3009 import TokenTransfer
@@ -15,8 +15,7 @@ from x402_gig.store.gigs import WalletOf, gig_rows, insert_gig, record
 from x402_gig.store.tables import api_keys, gig_deposits, gigs, movements
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A gig to be created. Amounts in base units, times in Unix seconds; nothing came before `since_block`."""
 
     key_id: int
@@ -29,8 +28,7 @@ class Draft:
     since_block: int
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(Struct, frozen=True):
     """What was found in a gig's wallet, and when the gig runs."""
 
     deposits: Sequence[TokenTransfer]
@@ -39,8 +37,7 @@ class Started:
     end_at: int
 
 
-@dataclass(frozen=True)
-class Fee:
+class Fee(Struct, frozen=True):
     """The commission that leaves the gig's wallet. `asset` is None for the token that we are paid in."""
 
     payee: str

@@ -16,12 +16,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from msgspec import Struct
 from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError, SQLAlchemyError
@@ -145,8 +145,7 @@ class Ledger:
             self._lock.close()
 
 
-@dataclass(frozen=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     work: Callable[[Connection], Any]
     answer: "asyncio.Future[Any]"
 

@@ -5,9 +5,9 @@ Nothing is signed while the deposit that it spends is off the chain.
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from msgspec import Struct
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -35,8 +35,7 @@ REWARD, COMMISSION, REFUND = "reward", "commission", "refund"
 FEE, SURPLUS = "fee", "surplus"
 
 
-@dataclass(frozen=True)
-class Movement:
+class Movement(Struct, frozen=True):
     """Money that is to move. `value` in base units of `asset`, which is None for the token that we are paid in.
 
     `subject` is the gig's id, the row's number or the deposit's id, by `kind`. It leaves the wallet of `source_gig`, or

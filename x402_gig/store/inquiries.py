@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import Column, ColumnElement, Connection, Select, Table, select, union
 
 from x402_gig.store.funding import COMMISSION, REWARD
@@ -30,8 +30,7 @@ LISTED = ("id", "state", "value", "payer", "nonce", "created_at", "valid_before"
 SECRET = ("signature", "raw")
 
 
-@dataclass(frozen=True)
-class Story:
+class Story(Struct, frozen=True):
     """Everything about one payment, oldest first, as the tables have it; secrets are left out.
 
     `sends` are the slots that carried it, each with its `attempts`; `reward` and `commissions` have `sends` too.

@@ -6,8 +6,8 @@ taking, and what is written in its name is written under the number it was taken
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from x402_gig.store import binding
@@ -19,8 +19,7 @@ LEASE_S = 5
 FUNDING = "funding"
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What a process has: its number, leases with their fences, and its share of the relayers among so many processes.
 
     `orphaned`: what processes had that were found to be gone just now; None when there were none.

@@ -3,9 +3,9 @@
 import json
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -43,8 +43,7 @@ ANSWER_S = 2
 LAST_ENTRIES = 2000
 
 
-@dataclass(frozen=True)
-class Reservation:
+class Reservation(Struct, frozen=True):
     """A payment that is about to be sent. `abandoned`: its buyer has hung up already."""
 
     key: PaymentKey
@@ -53,8 +52,7 @@ class Reservation:
     abandoned: bool = False
 
 
-@dataclass(frozen=True)
-class OpenPayment:
+class OpenPayment(Struct, frozen=True):
     payment_id: int
     authorization: Authorization
 
@@ -364,8 +362,7 @@ _SETTLE = (
 )
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """A payment whose deposit is on chain in `transaction`. The rest is None when it was delivered before."""
 
     payment_id: int

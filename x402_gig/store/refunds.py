@@ -1,8 +1,8 @@
 """Money that reached the intake and belongs to no order: paid back, each deposit once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 
+from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, exists, func, select, update
 
 from x402_gig.store import funding
@@ -12,8 +12,7 @@ from x402_gig.store.tables import deposits, movements, payments
 NonceOf = Callable[..., str]
 
 
-@dataclass(frozen=True)
-class Deposit:
+class Deposit(Struct, frozen=True):
     """A deposit without an order. `nonce` is None for a plain transfer, whose sender may not be its owner."""
 
     id: int
@@ -38,7 +37,7 @@ def unclaimed(connection: Connection, limit: int, *conditions: ColumnElement[boo
     """Deposits on chain that neither an order nor a refund owns, oldest first."""
     same = (payments.c[name] == deposits.c[name] for name in ("asset", "payer", "nonce", "value"))
     has_order = exists().where(*same, payments.c.state == "open")
-    query = select(*(deposits.c[field.name] for field in fields(Deposit))).where(*is_free(), ~has_order, *conditions)
+    query = select(*(deposits.c[name] for name in Deposit.__struct_fields__)).where(*is_free(), ~has_order, *conditions)
     return [Deposit(*row) for row in connection.execute(query.order_by(deposits.c.id).limit(limit))]
 
 

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -30,8 +30,7 @@ DEPLOY = "deploy"
 GAS, FUNDING, PAYOUT = "gas", "funding", "payout"
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One transaction signed for a slot. An empty one only uses the nonce up."""
 
     transaction: SignedTransaction
@@ -41,19 +40,17 @@ class Attempt:
     is_empty: bool = False
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """`first` is what has just been signed for a new one; of others see `attempts_of`."""
 
     slot_id: int
     relayer: str
     nonce: int
     purpose: str
-    first: Attempt | None = field(default=None, compare=False)
+    first: Attempt | None = None
 
 
-@dataclass(frozen=True)
-class End:
+class End(Struct, frozen=True):
     """The block that closed a slot, and the transaction of ours in it, if any."""
 
     block_number: int

@@ -1,8 +1,8 @@
 """How much is not final; every query here reads a partial index of what is under way."""
 
 import time
-from dataclasses import dataclass
 
+from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
 from x402_gig.store.deposits import is_free
@@ -10,8 +10,7 @@ from x402_gig.store.payments import is_flagged
 from x402_gig.store.tables import deposits, movements, payments, slots
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(Struct, frozen=True):
     """`counts` by what it is; `oldest_s` the age of the oldest payment that is not final, 0 without one."""
 
     counts: dict[str, int]

@@ -1,9 +1,9 @@
 """What comes next, for every place in which a payment can be."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from x402_gig.backoffice.next_step import Circumstances, next_step
 from x402_gig.store.inquiries import Row, Story

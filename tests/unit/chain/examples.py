@@ -1,12 +1,12 @@
 """Log objects as a node gives them, and authorizations signed by eth_account."""
 
-from dataclasses import asdict, replace
 from typing import Any
 
 from eth_account import Account
 from eth_account.messages import SignableMessage, encode_typed_data
 from eth_account.signers.local import LocalAccount
 from eth_utils.address import to_checksum_address
+from msgspec.structs import asdict, replace
 
 from x402_gig.chain.eip3009 import AUTHORIZATION_USED_TOPIC, TRANSFER_TOPIC, Token
 from x402_gig.payments.payment import Authorization

@@ -1,5 +1,4 @@
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from eth_account.messages import _hash_eip191_message
 from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.chain.examples import (
     AUTHORIZATION,

@@ -2,8 +2,9 @@
 
 import base64
 import json
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from x402_gig.payments.order import Network, Seller
 from x402_gig.payments.payment import Authorization, Payment, PaymentKey

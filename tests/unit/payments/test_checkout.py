@@ -1,10 +1,11 @@
 """What happens to a payment before and after its settlement, with a ledger and a facilitator in memory."""
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.payments.examples import KEY, NOW, PAYER, PRICE, SELLER, SIGNATURE, payment
 from x402_gig.errors import ChainUnavailable, GigError, PaymentConflict, ValidationFailed

@@ -1,12 +1,12 @@
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.unit.payments.examples import INTAKE, NONCE, PAYER, PAYMENT, PAYMENT_V1, SELLER, document, encoded
 from x402_gig.errors import BadRequest

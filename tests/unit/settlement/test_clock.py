@@ -1,7 +1,7 @@
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from x402_gig.chain.node import Block
 from x402_gig.settlement.clock import ChainClock

@@ -2,10 +2,10 @@
 
 import asyncio
 import os
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.store.examples import reservation
 from x402_gig.chain import batcher

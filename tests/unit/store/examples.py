@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, event, text
 
 from tests.unit.payments.examples import INTAKE, NOW, PRICE, USDC, payment

@@ -1,7 +1,7 @@
 import time
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection, select, update
 
 from tests.unit.payments.examples import NOW, SIGNATURE

@@ -1,8 +1,7 @@
 """Money without an order goes back once, and to nobody twice."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection, select
 
 from tests.unit.payments.examples import NOW, PRICE
