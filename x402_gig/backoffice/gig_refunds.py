@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec import Struct, to_builtins
 
 from x402_gig.backoffice.opening import Office
 from x402_gig.chain.eip3009 import TokenTransfer
@@ -92,7 +91,7 @@ def _has_moved(connection: Connection, gig: GigRecord, found: Spare) -> bool:
 
 def as_json(gig: GigRecord, key_prefix: str) -> dict[str, Any]:
     """Amounts in base units, times in Unix seconds."""
-    return {**asdict(gig), "key": key_prefix}
+    return {**to_builtins(gig), "key": key_prefix}
 
 
 def line(gig: GigRecord, key_prefix: str) -> str:

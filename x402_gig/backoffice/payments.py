@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from operator import itemgetter
 from typing import Any
+
+from msgspec.structs import asdict
 
 from x402_gig.backoffice.next_step import Circumstances, next_step
 from x402_gig.backoffice.words import clock, gwei, usdc

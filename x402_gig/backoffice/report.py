@@ -1,8 +1,9 @@
 """An audit's report, for people and for programs."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from x402_gig.backoffice.audit import Report
 from x402_gig.backoffice.totals import Totals
