@@ -415,6 +415,8 @@ async def open_server(settings: Settings, extra_products: Sequence[Product] = ()
     """A prepared server at work. Raises CannotStart."""
     async with AsyncExitStack() as stack:
         server = build(settings, extra_products)
+        if settings.warning:
+            log.warning(settings.warning)
         stack.push_async_callback(server.close)
         try:
             await server.prepare()

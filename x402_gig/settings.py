@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -70,9 +71,16 @@ NETWORKS = {
 
 
 def _web_url(value: str) -> str:
-    if not value.startswith(("http://", "https://")) or len(value) < 10:
+    if not value.startswith(("http://", "https://")) or not urlsplit(value).hostname:
         raise ValueError("must be an http or https URL")
     return value.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_mixed(text: str) -> bool:
@@ -188,6 +196,13 @@ class Settings(BaseModel):
     def proxies(self) -> list[str]:
         """Whose `X-Forwarded-For` is believed."""
         return [part.strip() for part in self.trusted_proxies.split(",") if part.strip()]
+
+    @property
+    def warning(self) -> str:
+        """What may be so, and is hardly meant."""
+        if self.network == "devnet" or not _is_loopback(urlsplit(self.public_url).hostname or ""):
+            return ""
+        return f"{PREFIX}PUBLIC_URL is {self.public_url}: nobody else can follow the links in prices and lists"
 
     @property
     def preset(self) -> NetworkPreset:

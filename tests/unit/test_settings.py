@@ -302,3 +302,26 @@ def test_the_readme_lists_every_setting_with_its_default() -> None:
 
 def test_the_readme_states_the_prefix() -> None:
     assert f"| setting (prefix `{PREFIX}`)" in README.read_text()
+
+
+@pytest.mark.parametrize(
+    ("network", "url", "is_warned"),
+    [
+        ("base", "https://gigs.example", False),
+        ("base", "http://localhost:4021", True),
+        ("base-sepolia", "http://127.0.0.1:4021", True),
+        ("base", "http://[::1]:4021", True),
+        ("base", "http://10.0.0.5", False),
+        ("devnet", "http://127.0.0.1:4021", False),
+    ],
+)
+def test_a_public_url_that_only_this_machine_can_follow_is_warned_of(
+    environment: Environment, network: str, url: str, is_warned: bool
+) -> None:
+    assert (url in loaded(environment, NETWORK=network, PUBLIC_URL=url).warning) == is_warned
+
+
+@pytest.mark.parametrize("url", ["https://", "https://[", "https://:443", "ftp://gigs.example", "gigs.example"])
+def test_a_public_url_has_a_host(environment: Environment, url: str) -> None:
+    [problem] = problems(environment, PUBLIC_URL=url)
+    assert problem.startswith(f"{PREFIX}PUBLIC_URL: ")
