@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.harness import Chain
 from x402_gig.chain.rpc import Rpc
@@ -23,8 +28,10 @@ def body_of(document: Any) -> bytes:
 
 
 @contextmanager
-def answering(status: int, body: bytes, delay_s: float = 0) -> Iterator[str]:
-    """The URL of a node that gives everybody this answer."""
+def answering(
+    status: int, body: bytes, delay_s: float = 0, certificate: trustme.LeafCert | None = None
+) -> Iterator[str]:
+    """The URL of a node that gives everybody this answer, over TLS if it has a certificate."""
     released = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -42,9 +49,13 @@ def answering(status: int, body: bytes, delay_s: float = 0) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/{SECRET}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}/{SECRET}"
     finally:
         released.set()
         server.shutdown()
@@ -74,6 +85,29 @@ def failure(url: str, **options: Any) -> GigError:
 def test_a_result_is_given_as_it_is(result: Any) -> None:
     with answering(200, body_of(OK | {"result": result})) as url:
         assert call(url) == result
+
+
+@pytest.mark.parametrize(("name", "is_known"), [("127.0.0.1", True), ("127.0.0.1", False), ("node.example", True)])
+def test_a_node_over_tls_is_believed_when_its_certificate_is_its_own_and_trusted(
+    monkeypatch: pytest.MonkeyPatch, name: str, is_known: bool
+) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    with authority.cert_pem.tempfile() as trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", trusted)
+        certificate = (authority if is_known else stranger).issue_cert(name)
+        with answering(200, body_of(OK | {"result": "0x10"}), certificate=certificate) as url:
+            if (name, is_known) == ("127.0.0.1", True):
+                assert call(url) == "0x10"
+            else:
+                assert isinstance(failure(url), ChainUnavailable)
+
+
+def test_importing_the_transport_leaves_the_certificates_of_others_alone() -> None:
+    look = "import os, ssl, x402_gig.chain.rpc; print(os.environ.get('SSL_CERT_FILE'), 'SSL_CERT_DIR' in os.environ)"
+    environment = {name: value for name, value in os.environ.items() if name != "SSL_CERT_DIR"}
+    command = [sys.executable, "-c", look]
+    said = subprocess.run(command, env=environment | {"SSL_CERT_FILE": "/mine"}, capture_output=True, text=True)
+    assert said.stdout.split() == ["/mine", "False"]
 
 
 @pytest.mark.parametrize(
