@@ -106,7 +106,9 @@ def test_importing_the_transport_leaves_the_certificates_of_others_alone() -> No
     look = "import os, ssl, x402_gig.chain.rpc; print(os.environ.get('SSL_CERT_FILE'), 'SSL_CERT_DIR' in os.environ)"
     environment = {name: value for name, value in os.environ.items() if name != "SSL_CERT_DIR"}
     command = [sys.executable, "-c", look]
-    said = subprocess.run(command, env=environment | {"SSL_CERT_FILE": "/mine"}, capture_output=True, text=True)
+    said = subprocess.run(
+        command, env=environment | {"SSL_CERT_FILE": "/mine"}, capture_output=True, text=True, check=True
+    )
     assert said.stdout.split() == ["/mine", "False"]
 
 
