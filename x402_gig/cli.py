@@ -1,7 +1,6 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
 
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -15,8 +14,9 @@ from msgspec.structs import replace
 
 from x402_gig import cli_gigs, cli_keys, cli_ledger
 from x402_gig.buyer_terms import TermFlags, takes_terms
+from x402_gig.cli_office import Json
 from x402_gig.errors import OutcomeUnknown, Refused
-from x402_gig.terminal import Json, complain, err, print_json, run_to_end
+from x402_gig.terminal import complain, err, print_json, run_to_end
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -91,15 +91,9 @@ def devnet(
 @app.command(epilog="Example: X402_GIG_NETWORK=base X402_GIG_RPC_URL=https://… x402-gig serve")
 def serve() -> None:
     """The server in production. Settings come from the environment and `.env`; see the README for the list."""
-    # What is imported stays: looking for garbage in it takes a tenth of the start.
-    gc.disable()
-    # Nor has anybody plugins for our models: pydantic would look into every package that is installed.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from x402_gig import serving, settings
+    from x402_gig.start import serve
 
-    gc.freeze()
-    gc.enable()
-    run_to_end(serving.serve(settings.load), logging.INFO, json_logs=True)
+    serve()
 
 
 @app.command(epilog="Example: x402-gig demo --json")
@@ -272,6 +266,3 @@ def _step(name: str, text: str) -> None:
 cli_ledger.add_to(app)
 app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_gigs.gigs, name="gigs")
-
-if __name__ == "__main__":
-    app()

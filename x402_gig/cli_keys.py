@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec.structs import asdict
 
-from x402_gig.cli_office import read_office, write_office
+from x402_gig.cli_office import Json, read_office, write_office
 from x402_gig.errors import Refused
-from x402_gig.terminal import Json, err, print_json
+from x402_gig.terminal import err, print_json
 
 if TYPE_CHECKING:
     from x402_gig.store.api_keys import ApiKey

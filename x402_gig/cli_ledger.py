@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from x402_gig.cli_office import parse_address, read_office, with_office, write_office
+from x402_gig.cli_office import Json, parse_address, read_office, with_office, write_office
 from x402_gig.errors import Refused
-from x402_gig.terminal import Json, complain, err, print_json
+from x402_gig.terminal import complain, err, print_json
 
 if TYPE_CHECKING:
     from x402_gig.backoffice.audit import Report

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from x402_gig.store.engine import Connection
 
 T = TypeVar("T")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 INTERRUPTED = 130
 
 

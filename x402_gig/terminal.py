@@ -5,9 +5,7 @@ import json
 import signal
 from collections.abc import Callable, Coroutine, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from x402_gig import logs
 from x402_gig.errors import CannotStart, GigError
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 T = TypeVar("T")
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @cache
@@ -43,10 +40,10 @@ def run_to_end(
             return runner.run(_until_signalled(main))
     except CannotStart as exc:
         complain("Cannot start:", exc.problems)
-        raise typer.Exit(cannot_start) from None
+        raise SystemExit(cannot_start) from None
     except GigError as exc:
         complain(f"Error: {exc.detail}")
-        raise typer.Exit(failed) from None
+        raise SystemExit(failed) from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
