@@ -26,7 +26,7 @@ def _no_certificates() -> Iterator[None]:
         os.environ.update(was)
 
 
-# It reads the system's certificates twice as it is imported, for 40 ms. Ours are read below, once, if there is TLS.
+# aiohttp reads the system's certificates twice as it is imported, for 40 ms. Those for a node with TLS are read below.
 with _no_certificates():
     from aiohttp import ClientResponseError, ClientSession, ClientTimeout, TCPConnector
 
