@@ -71,9 +71,17 @@ NETWORKS = {
 
 
 def _web_url(value: str) -> str:
-    if not value.startswith(("http://", "https://")) or not urlsplit(value).hostname:
+    if not value.startswith(("http://", "https://")) or not _host_of(value):
         raise ValueError("must be an http or https URL")
     return value.rstrip("/")
+
+
+def _host_of(url: str) -> str:
+    """Empty where it cannot be read: what Python says of that repeats the URL, which may be secret."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(host: str) -> bool:
@@ -200,7 +208,7 @@ class Settings(BaseModel):
     @property
     def warning(self) -> str:
         """What may be so, and is hardly meant."""
-        if self.network == "devnet" or not _is_loopback(urlsplit(self.public_url).hostname or ""):
+        if self.network == "devnet" or not _is_loopback(_host_of(self.public_url)):
             return ""
         return f"{PREFIX}PUBLIC_URL is {self.public_url}: nobody else can follow the links in prices and lists"
 
