@@ -28,6 +28,7 @@ from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError,
 
 from x402_gig.errors import CannotStart, LedgerUnavailable
 from x402_gig.store.schema import check_schema, migrate
+from x402_gig.store.transactions import transactions
 
 # Connection too: its users outside this room only hand it on, and need not import SQLAlchemy for that.
 __all__ = ["Connection", "InsertIgnore", "InsertOrReplace", "Ledger"]
@@ -37,8 +38,6 @@ log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
-# The lock that writers take on PostgreSQL: any number, the same in every version.
-WRITERS = 402_402
 # A frozen process must not keep its turn for ever, nor may a setting of the database make commits asynchronous.
 SESSION = {
     "lock_timeout": f"{LOCK_TIMEOUT_S}s",
@@ -68,7 +67,7 @@ class Ledger:
         except (SQLAlchemyError, ImportError) as exc:
             # `from None`: a driver's message may repeat the URL, and with it the password.
             raise CannotStart([f"X402_GIG_DATABASE_URL: {_why(url, exc, is_guest)}"]) from None
-        self._writing, self._looking = _transactions(self._engine), _transactions(self._reading)
+        self._writing, self._looking = transactions(self._engine), transactions(self._reading)
         self._writer = ThreadPoolExecutor(1, "ledger-write")
         self._readers = ThreadPoolExecutor(2, "ledger-read")
         self._asked: list[_Asked] = []
@@ -127,9 +126,9 @@ class Ledger:
         else:
             _tell(asked, results)
 
-    @property
-    def engine(self) -> Engine:
-        return self._engine
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """One that may write, in the calling thread."""
+        return self._writing()
 
     @property
     def is_alone(self) -> bool:
@@ -287,50 +286,21 @@ def _reading(engine: Engine) -> Engine:
     return engine.execution_options(read_only=True, isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
-def _transactions(engine: Engine) -> Callable[[], AbstractContextManager[Connection]]:
-    """Where a transaction of this engine begins.
-
-    With SQLite a thread keeps its connection as long as all goes well: nothing can cut it off, and to take it out of
-    the pool each time takes longer than to begin and to commit.
-    """
-    if engine.dialect.name != "sqlite":
-        return engine.begin
-    own = threading.local()
-
-    @contextmanager
-    def begin() -> Iterator[Connection]:
-        connection = vars(own).pop("connection", None) or engine.connect()
-        try:
-            with connection.begin():
-                yield connection
-        except BaseException:
-            connection.close()  # whatever state it is in
-            raise
-        own.connection = connection
-
-    return begin
-
-
 def _sqlite(url: URL) -> Engine:
     engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_S})
     lasting = () if url.query.get("mode") == "ro" else ("journal_mode=WAL", "synchronous=FULL")
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN comes too late: see `begin`
+        connection.isolation_level = None  # the driver's own BEGIN comes too late: see `take_turn`
         for pragma in (*lasting, "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # IMMEDIATE: a transaction that reads first and writes later must not lose its turn in between.
-        connection.exec_driver_sql("BEGIN" if _is_read_only(connection) else "BEGIN IMMEDIATE")
 
     return engine
 
 
 def _postgresql(url: URL) -> Engine:
-    engine = create_engine(
+    return create_engine(
         url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url,
         # What is read after the turn has come must be what the one before has written: no snapshot of earlier.
         isolation_level="READ COMMITTED",
@@ -341,17 +311,3 @@ def _postgresql(url: URL) -> Engine:
             **KEEPALIVES,
         },
     )
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # What BEGIN IMMEDIATE is to SQLite; it is given back with the commit.
-        if connection.get_execution_options().get("is_patient", False):
-            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
-        if not _is_read_only(connection):
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
-
-    return engine
-
-
-def _is_read_only(connection: Connection) -> bool:
-    return bool(connection.get_execution_options().get("read_only", False))

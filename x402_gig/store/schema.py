@@ -9,6 +9,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inse
 
 from x402_gig.errors import CannotStart
 from x402_gig.store import tables
+from x402_gig.store.transactions import take_turn
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -23,6 +24,7 @@ def migrate(engine: Engine) -> None:
     """Bring the schema to `REVISION`; wait for whoever is doing that already. Raises CannotStart."""
     patient = engine.execution_options(is_patient=True)
     with patient.connect() as connection, _without_foreign_keys(connection), connection.begin():
+        take_turn(connection)
         found = _revision(connection)
         if found is None:
             _make(connection)

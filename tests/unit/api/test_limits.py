@@ -162,7 +162,6 @@ def test_the_use_of_a_key_is_written_down_at_most_once_a_minute(client: Client) 
 
 def test_without_its_ledger_a_key_is_neither_right_nor_wrong(client: Client) -> None:
     _, key = client.new_key()
-    client.ledger.engine.dispose()
     asyncio.run(client.ledger.write(lambda c: c.exec_driver_sql("DROP TABLE api_keys")))
     answer = client.get("/api/members", headers={"x-api-key": key})
     assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable")

@@ -65,8 +65,9 @@ def ledger(url: str) -> Iterator[Ledger]:
 def db(request: pytest.FixtureRequest, kind: str) -> Iterator[Connection]:
     """One transaction on such a ledger, which is taken back in the end."""
     opened: Ledger = request.getfixturevalue("ledger" if kind == "sqlite" else "left_empty")
-    with opened.engine.connect() as connection:
+    with opened.transaction() as connection:
         yield connection
         connection.rollback()
-        if kind == "postgresql":  # which does not take ids back
+    if kind == "postgresql":  # which does not take ids back
+        with opened.transaction() as connection:
             connection.exec_driver_sql(COUNT_ANEW)

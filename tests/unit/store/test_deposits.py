@@ -165,12 +165,12 @@ def test_after_a_reorganisation_it_is_the_same_deposit_in_another_place(db: Conn
 
 
 def test_a_product_that_fails_takes_the_whole_settlement_back(ledger: Ledger) -> None:
-    with ledger.engine.begin() as db:
+    with ledger.transaction() as db:
         reserved(db, 1)
         db.execute(insert(tables.movements), due_reward(gig_id=1))
-    with pytest.raises(IntegrityError), ledger.engine.begin() as db:
+    with pytest.raises(IntegrityError), ledger.transaction() as db:
         arrive(db, transfer(1))
-    with ledger.engine.begin() as db:
+    with ledger.transaction() as db:
         assert deposits.find(db, ASSET, address(1), word(1)) is None
         assert gig_count(db) == 0
         known = payments.find(db, key(1))

@@ -93,7 +93,7 @@ def test_migrations_make_the_same_database_on_postgresql_as_the_tables(
 def test_opening_a_ledger_again_changes_nothing(url: str) -> None:
     for expected in (0, 1):
         ledger = Ledger(url)
-        with ledger.engine.begin() as db:
+        with ledger.transaction() as db:
             assert count(db) == expected
             db.execute(insert(slots), slot(expected))
         ledger.close()
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_a_newer_version_is_refused(ledger: Ledger, url: str) -> None:
-    with ledger.engine.begin() as db:
+    with ledger.transaction() as db:
         db.execute(text("update alembic_version set version_num = '9999'"))
     ledger.close()
     with pytest.raises(CannotStart, match="DATABASE_URL: another version"):
@@ -191,7 +191,7 @@ def test_transactions_on_postgresql_are_what_they_are_on_sqlite(ledger: Ledger) 
 def test_a_writer_whose_turn_does_not_come_gives_up(ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(engine.SESSION, "lock_timeout", "100ms")
     other = Ledger(url)
-    with ledger.engine.begin():
+    with ledger.transaction():
         with pytest.raises(Unavailable, match="OperationalError"):
             asyncio.run(other.write(count))
         assert asyncio.run(other.read(count)) == 0
@@ -266,7 +266,7 @@ def test_writers_take_turns_so_that_what_was_read_still_holds(ledger: Ledger, ur
 
     def count_up(number: int) -> None:
         for _ in range(20):
-            with ledgers[number % 2].engine.begin() as db:
+            with ledgers[number % 2].transaction() as db:
                 seen = db.execute(select(slots.c.gas_used)).scalar_one() or 0
                 db.execute(update(slots).values(gas_used=seen + 1))
 
@@ -280,7 +280,7 @@ def test_writers_take_turns_so_that_what_was_read_still_holds(ledger: Ledger, ur
 
 
 def test_readers_do_not_wait_for_a_writer(ledger: Ledger) -> None:
-    with ledger.engine.begin() as writer:
+    with ledger.transaction() as writer:
         writer.execute(insert(slots), slot(1))
         assert asyncio.run(ledger.read(count)) == 0
 

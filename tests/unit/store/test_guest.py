@@ -43,7 +43,7 @@ def count(connection: Connection) -> int:
 
 
 def test_a_guest_sees_what_the_server_has_committed(server: Ledger, guest: Ledger) -> None:
-    with server.engine.begin() as connection:
+    with server.transaction() as connection:
         connection.execute(insert(slots), slot(1))
         assert asyncio.run(guest.read(count)) == 0
     assert asyncio.run(guest.read(count)) == 1
@@ -52,7 +52,7 @@ def test_a_guest_sees_what_the_server_has_committed(server: Ledger, guest: Ledge
 def test_a_guest_who_reads_keeps_nobody_from_writing(server: Ledger, guest: Ledger) -> None:
     def read(connection: Connection) -> tuple[int, int]:
         before = count(connection)
-        with server.engine.begin() as writing:
+        with server.transaction() as writing:
             writing.execute(insert(slots), slot(1))
         return before, count(connection)
 
@@ -84,9 +84,9 @@ def test_a_guest_makes_no_tables(postgres: Postgres) -> None:
 
 
 def test_a_guest_leaves_another_versions_ledger_alone(server: Ledger, url: str) -> None:
-    with server.engine.begin() as connection:
+    with server.transaction() as connection:
         connection.execute(text("update alembic_version set version_num = '0001'"))
     with pytest.raises(CannotStart, match="revision 0001"):
         Ledger(url, is_guest=True)
-    with server.engine.begin() as connection:
+    with server.transaction() as connection:
         assert connection.execute(text("select version_num from alembic_version")).scalar_one() == "0001"

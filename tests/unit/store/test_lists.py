@@ -126,7 +126,7 @@ def near(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_the_pages_together_are_the_filter_also_while_gigs_are_added(
     shelf: Ledger, first: list[Sample], later: list[list[Sample]], query: GigQuery
 ) -> None:
-    with shelf.engine.connect() as db:
+    with shelf.transaction() as db:
         key_id = _key(db)
         ids = {put(db, key_id, number, sample): sample for number, sample in enumerate(first)}
         found, cursor = [], None

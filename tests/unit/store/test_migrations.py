@@ -197,7 +197,7 @@ def ledger(old: str) -> Iterator[Ledger]:
 
 @pytest.fixture
 def upgraded(ledger: Ledger) -> Iterator[Connection]:
-    with ledger.engine.connect() as connection:
+    with ledger.transaction() as connection:
         yield connection
         connection.rollback()
 

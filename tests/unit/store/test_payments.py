@@ -101,10 +101,10 @@ def test_of_many_only_the_new_ones_are_ours(db: Connection) -> None:
 
 
 def test_the_second_of_two_processes_with_one_payment_gets_nothing(ledger: Ledger) -> None:
-    with ledger.engine.begin() as first:
+    with ledger.transaction() as first:
         assert set(payments.reserve(first, [reservation(1)])) == {key(1)}
         slots.enter_payments(first, slots.open_slot(first, address(9), "deposit", 0), [1])
-    with ledger.engine.begin() as second:
+    with ledger.transaction() as second:
         assert payments.reserve(second, [reservation(1, OTHER_TERMS)]) == {}
         known = payments.find(second, key(1))
     assert known is not None
@@ -112,10 +112,10 @@ def test_the_second_of_two_processes_with_one_payment_gets_nothing(ledger: Ledge
 
 
 def test_a_reservation_that_is_rolled_back_never_was(ledger: Ledger) -> None:
-    with ledger.engine.connect() as db, db.begin() as transaction:
+    with ledger.transaction() as db:
         reserved(db, 1)
-        transaction.rollback()
-    with ledger.engine.begin() as db:
+        db.rollback()
+    with ledger.transaction() as db:
         assert payments.find(db, key(1)) is None
         assert len(reserved(db, 1)) == 1
 

@@ -231,7 +231,7 @@ def test_in_any_order_a_payment_has_one_gig_and_a_deposit_one_owner(
     steps: list[tuple[str, int]], ledger: Ledger
 ) -> None:
     on_chain: set[int] = set()
-    with ledger.engine.connect() as db:
+    with ledger.transaction() as db:
         for step, number in steps:
             if step == "reserve" and payments.find(db, key(number)) is None:
                 reserved(db, number)
