@@ -38,13 +38,13 @@ def transactions(engine: Engine) -> Callable[[], AbstractContextManager[Connecti
     own = threading.local()
 
     @contextmanager
-    def begin() -> Iterator[Connection]:
+    def pooled() -> Iterator[Connection]:
         with engine.begin() as connection:
             take_turn(connection)
             yield connection
 
     @contextmanager
-    def begin_again() -> Iterator[Connection]:
+    def kept() -> Iterator[Connection]:
         connection = vars(own).pop("connection", None) or engine.connect()
         try:
             with connection.begin():
@@ -55,4 +55,4 @@ def transactions(engine: Engine) -> Callable[[], AbstractContextManager[Connecti
             raise
         own.connection = connection
 
-    return begin_again if engine.dialect.name == "sqlite" else begin
+    return kept if engine.dialect.name == "sqlite" else pooled
