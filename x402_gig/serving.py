@@ -38,9 +38,13 @@ class _Http(uvicorn.Server):
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises CannotStart when the address cannot be had."""
     try:
-        return socket.create_server((host, port), backlog=BACKLOG)
+        listener = socket.create_server((host, port), backlog=BACKLOG)
     except OSError as exc:
         raise CannotStart([f"HOST and PORT: cannot listen on {host}:{port} ({exc.strerror})"]) from None
+    # Connections inherit it. uvloop sets it anyway; asyncio's own loop does not for a socket like this, and then an
+    # answer's second packet waits 40 ms until the client has acknowledged the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def url_of(listener: socket.socket) -> str:
