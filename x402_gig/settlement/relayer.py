@@ -223,12 +223,14 @@ class Relayer:
             self.leases.check_known(self.lease, self._fence)
             if tries or not slot.first:
                 await self._check_backing(slot)
+            pause_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
             try:
                 if end := await sending.step(is_first=tries == 0):
                     return end
+                await self.head.next(pause_s)
             except Unavailable as exc:
                 log.warning("slot %d/%d: %s", slot.slot_id, slot.nonce, exc.detail)
-            await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
+                await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
     async def _check_backing(self, slot: Slot) -> None:

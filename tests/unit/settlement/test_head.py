@@ -1,6 +1,8 @@
 """How often the chain is asked for its newest block."""
 
 import asyncio
+import time
+from dataclasses import dataclass
 from typing import Any, cast
 
 from tests.unit.store.examples import word
@@ -9,23 +11,29 @@ from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.head import Head
 
 
+@dataclass
 class Stream:
-    """A chain with ten new blocks at each look."""
+    """A chain with ten new blocks at each look, or at every so many."""
 
-    looks = 0
+    every: int = 1
+    looks: int = 0
 
     async def head(self) -> Block:
         self.looks += 1
-        return await self.block(10 * self.looks)
+        return await self.block(10 * (self.looks // self.every))
 
     async def block(self, number: int) -> Block:
         return Block(number, word(number), word(number - 1), 0, 7, 30_000_000)
 
 
+def stream(every: int = 1) -> tuple[Stream, Head]:
+    chain = Stream(every)
+    return chain, Head(cast(Any, chain), ChainClock())
+
+
 def test_one_look_serves_everybody() -> None:
     async def main() -> None:
-        chain = Stream()
-        head = Head(cast(Any, chain), ChainClock())
+        chain, head = stream()
         newest = await head.look()
         assert await head.has(newest.number, newest.hash, is_urgent=True)
         assert await head.has(newest.number - 1, newest.parent_hash, is_urgent=True)
@@ -37,5 +45,27 @@ def test_one_look_serves_everybody() -> None:
         assert chain.looks == 1
         await head.look()
         assert await higher
+
+    asyncio.run(main())
+
+
+def test_a_buyer_s_block_is_looked_for_until_it_is_there() -> None:
+    async def main() -> None:
+        chain, head = stream(every=4)
+        assert await head.has(10, word(10), is_urgent=True)
+        assert chain.looks == 4
+
+    began = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - began < 1
+
+
+def test_the_next_block_is_waited_for_at_most_so_long() -> None:
+    async def main() -> None:
+        chain, head = stream(every=3)
+        await head.next(10)
+        assert chain.looks == 3
+        await head.next(0.1)
+        assert chain.looks == 3
 
     asyncio.run(main())
