@@ -47,14 +47,14 @@ def _ratio(row: Row, *others: str) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> list[list[str]]:
-    heads = ["", *HEADS.values(), "to the SDK", "to the limit", "wanted"]
+    heads = ["", *HEADS.values(), "to the SDK", "to the limit", "wanted", "wanted here"]
     lines = [
         [
             row.name,
             *(_cell(row, who) for who in HEADS),
             _ratio(row, "peer", "tuned"),
             _ratio(row, "limit"),
-            figure(row.wanted) if row.wanted else NONE,
+            *(figure(wanted) if wanted else NONE for wanted in (row.wanted, row.wanted_here)),
         ]
         for row in rows
     ]
@@ -84,7 +84,8 @@ def show(rows: Sequence[Row], console: Console) -> None:
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    return {"measured": _now(), "machine": machine(), "rows": [asdict(row) for row in rows]}
+    measured = [asdict(row) | {"wanted_here": row.wanted_here} for row in rows]
+    return {"measured": _now(), "machine": machine(), "rows": measured}
 
 
 def described() -> str:

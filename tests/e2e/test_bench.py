@@ -33,6 +33,7 @@ def test_the_bench_measures_this_server_its_peer_and_the_limit() -> None:
     cells = row["cells"]
     assert set(cells) == {"ours", "peer", "tuned", "limit"}
     assert all(cell["value"] > 0 and cell["errors"] == cell["unserved"] == 0 for cell in cells.values()), cells
+    assert row["wanted_here"] == row["wanted"] * cells["peer"]["value"] / 23
 
 
 def test_402s_are_counted_beside_the_bare_framework() -> None:
