@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ ODD_CHARS = 300
 # PostgreSQL's defaults, but for what several servers need.
 LASTING = ("max_connections=100",)
 
+Tallies = defaultdict[str, list[Tally]]
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -33,7 +36,8 @@ class Sizes:
     unpaid_s: float = 2
     lone_rounds: int = 5
     lone: int = 40
-    busy: int = 1600
+    busy_rounds: int = 3
+    busy: int = 640
     crowd_s: float = 40
     starts: int = 5
     batches: int = 10
@@ -48,6 +52,7 @@ QUICK = Sizes(
     unpaid_s=0.5,
     lone_rounds=1,
     lone=5,
+    busy_rounds=1,
     busy=64,
     crowd_s=4,
     starts=1,
@@ -109,8 +114,9 @@ class Bench:
     sizes: Sizes = Sizes()
     progress: Callable[[str], None] = lambda _: None
 
-    def each(self, what: str) -> Iterator[tuple[str, Opener]]:
-        for name, opener in self.contestants.items():
+    def each(self, what: str, rounds: int = 1, **others: Opener) -> Iterator[tuple[str, Opener]]:
+        """One after the other and round after round: what else the machine does falls on each of them."""
+        for _, (name, opener) in itertools.product(range(rounds), (self.contestants | others).items()):
             self.progress(f"{what}: {name}")
             yield name, opener
 
@@ -119,16 +125,14 @@ class Bench:
 
 
 def unpaid(bench: Bench) -> list[Row]:
-    """One after the other and round after round: what else the machine does falls on each of them."""
     row = Row("unpaid 402, one process, 1/s", 13_000, True, ("limit", 15_900))
-    openers = {name: opener for name, opener in bench.contestants.items() if name != "tuned"}
-    openers |= {"limit": _bare("bare_starlette"), "bare ASGI": _bare("bare_asgi")}
-    asked: dict[str, list[Tally]] = {name: [] for name in openers}
+    bare = {"limit": _bare("bare_starlette"), "bare ASGI": _bare("bare_asgi")}
+    asked: Tallies = defaultdict(list)
     with devnet() as chain:
-        for _, (name, opener) in itertools.product(range(bench.sizes.rounds), openers.items()):
-            bench.progress(f"402s: {name}")
-            with opened(chain, opener) as market:
-                asked[name].append(market.ask(bench.sizes.unpaid_s))
+        for name, opener in bench.each("402s", bench.sizes.rounds, **bare):
+            if name != "tuned":
+                with opened(chain, opener) as market:
+                    asked[name].append(market.ask(bench.sizes.unpaid_s))
     row.cells = {name: _cell(median(tally.rate for tally in tallies), tallies) for name, tallies in asked.items()}
     return [row]
 
@@ -141,11 +145,9 @@ def _bare(app: str) -> Opener:
 
 
 def lone(bench: Bench) -> list[Row]:
-    """Round after round, as with the price."""
     row = Row("one payment at a time, p50, ms", 8, False, ("peer", 23))
-    paid: dict[str, list[Tally]] = {name: [] for name in bench.contestants}
-    for _, (name, opener) in itertools.product(range(bench.sizes.lone_rounds), bench.contestants.items()):
-        bench.progress(f"one payment at a time: {name}")
+    paid: Tallies = defaultdict(list)
+    for name, opener in bench.each("one payment at a time", bench.sizes.lone_rounds):
         with devnet() as chain, opened(chain, opener) as market:
             market.pay(1, 5)
             paid[name].append(market.pay(1, bench.sizes.lone))
@@ -160,14 +162,15 @@ def busy(bench: Bench) -> list[Row]:
     speed = Row(f"{BUYERS} buyers at once, payments/s", 400, True)
     gas = Row(f"gas for a gig, {BUYERS} at once", 115_000, False)
     memory = Row("memory after that, all processes, MB", 110, False)
-    for name, opener in bench.each(f"{BUYERS} buyers"):
+    paid: Tallies = defaultdict(list)
+    for name, opener in bench.each(f"{BUYERS} buyers", bench.sizes.busy_rounds):
         with devnet() as chain, opened(chain, opener) as market:
             market.pay(BUYERS, BUYERS)
             before = _head(chain)
-            paid = market.pay(BUYERS, bench.sizes.busy)
-            speed.cells[name] = _cell(paid.rate, [paid])
-            gas.cells[name] = Cell(_gas_since(chain, before) / max(paid.good + paid.unserved, 1))
+            paid[name].append(tally := market.pay(BUYERS, bench.sizes.busy))
+            gas.cells[name] = Cell(_gas_since(chain, before) / max(tally.good + tally.unserved, 1))
             memory.cells[name] = Cell(market.shop.memory_mb)
+    speed.cells = {name: _cell(median(tally.rate for tally in tallies), tallies) for name, tallies in paid.items()}
     with devnet() as chain, opened(chain, _bare("bare_starlette")) as market:
         limit = chain_limit.payments_a_second(chain, Purse(chain), BUYERS, bench.sizes.batches)
         speed.cells["limit"] = Cell(limit)
@@ -229,7 +232,7 @@ def _calls(market: Market, relay: Relay, idle: float, buyers: int, shares: Seque
     tallies = [market.pay(buyers, share) for share in shares]
     asked = relay.calls.total() - idle * (time.monotonic() - started)
     each = {name: number / sum(shares) for name, number in relay.calls.most_common()}
-    until_served = sum(tally.calls for tally in tallies) / sum(shares)
+    until_served = median(tally.calls / share for tally, share in zip(tallies, shares, strict=True))
     return _cell(asked / sum(shares), tallies, until_served=until_served, idle_per_s=idle, **each)
 
 
@@ -237,14 +240,12 @@ def _calls(market: Market, relay: Relay, idle: float, buyers: int, shares: Seque
 
 
 def start(bench: Bench) -> list[Row]:
-    """Round after round, as with the price. The first start of each has a new ledger."""
+    """The first start of each has a new ledger."""
     row = Row("from start to the first 402, s", 0.6, False, ("peer", 1.1))
-    openers = bench.contestants | {"limit": _bare("bare_starlette")}
-    took: dict[str, list[float]] = {name: [] for name in openers}
+    took: dict[str, list[float]] = defaultdict(list)
     with devnet() as chain, ExitStack() as stack:
-        folders = {name: stack.enter_context(folder_of_its_own()) for name in openers}
-        for _, (name, opener) in itertools.product(range(1 + bench.sizes.starts), openers.items()):
-            bench.progress(f"start: {name}")
+        folders: dict[str, Path] = defaultdict(lambda: stack.enter_context(folder_of_its_own()))
+        for name, opener in bench.each("start", 1 + bench.sizes.starts, limit=_bare("bare_starlette")):
             took[name].append(_started(chain, opener, folders[name]))
     for name, (fresh, *again) in took.items():
         row.cells[name] = Cell(median(again), more={"with_a_new_ledger": fresh})
