@@ -32,8 +32,8 @@ Tallies = defaultdict[str, list[Tally]]
 class Sizes:
     """How much of each is measured."""
 
-    rounds: int = 6
-    unpaid_s: float = 2
+    rounds: int = 12
+    unpaid_s: float = 1
     lone_rounds: int = 5
     lone: int = 40
     busy_rounds: int = 3
