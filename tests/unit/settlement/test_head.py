@@ -63,7 +63,7 @@ def test_a_buyer_s_block_is_looked_for_until_it_is_there() -> None:
 def test_the_next_block_is_waited_for_at_most_so_long() -> None:
     async def main() -> None:
         chain, head = stream(every=3)
-        await head.next(10)
+        await head.next(1)
         assert chain.looks == 3
         await head.next(0.1)
         assert chain.looks == 3
