@@ -11,10 +11,11 @@ from x402_gig.settlement.clock import ChainClock
 
 # Where many buy, somebody looks at the newest block more often than this.
 OTHERS_LOOK_S = 0.15
-# A block named by a pre-confirmation is there by the end of these pauses, or it never will be. A buyer waits for it,
-# and a node may be a moment behind what it has said itself.
+# A block named by a pre-confirmation is there by then, or it never will be.
+SEALED_WITHIN_S = 3
+# Between two looks: a buyer waits for it, and a node may be a moment behind what it has said itself.
 URGENT_S = (0.02, 0.05, 0.1, *[0.2] * 14)
-PATIENT_S = (3.0,)
+PATIENT_S = (SEALED_WITHIN_S,)
 
 
 class Head:
@@ -67,11 +68,11 @@ class Head:
 
     async def _sealed(self, number: int, pauses: Iterable[float]) -> Block:
         """The newest block when it is this high, or after all pauses; whoever looks meanwhile looks for everybody."""
-        newest = self._block
+        newest, until = self._block, time.monotonic() + SEALED_WITHIN_S
         if newest is None or newest.number < number:
             newest = await self.look()
         for pause_s in pauses:
-            if newest.number >= number:
+            if newest.number >= number or time.monotonic() > until:  # a look may take long
                 break
             await self._reached(number, pause_s)
             newest = await self.newest(pause_s)

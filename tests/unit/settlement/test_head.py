@@ -5,8 +5,11 @@ import time
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pytest
+
 from tests.unit.store.examples import word
 from x402_gig.chain.node import Block
+from x402_gig.settlement import head as head_module
 from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.head import Head
 
@@ -58,6 +61,17 @@ def test_a_buyer_s_block_is_looked_for_until_it_is_there() -> None:
     began = time.monotonic()
     asyncio.run(main())
     assert time.monotonic() - began < 1
+
+
+def test_a_slow_node_is_not_looked_at_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "SEALED_WITHIN_S", 0.1)
+
+    async def main() -> None:
+        chain, head = stream(every=1000)
+        assert not await head.has(10, word(10), is_urgent=True)
+        assert chain.looks < 6
+
+    asyncio.run(main())
 
 
 def test_the_next_block_is_waited_for_at_most_so_long() -> None:
