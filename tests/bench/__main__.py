@@ -15,21 +15,23 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tests.bench import curves, shops, steps, table
 from tests.bench.rows import QUICK, ROWS, Bench, Row, Sizes
+from tests.bench.shops import Opener
+from tests.harness import ROOT
 
 WIDTH = 120
 EXAMPLE = """example:
   scripts/bench                                # everything, the peer too: about fifteen minutes
   scripts/bench --quick --only lone,start      # does it still work? The figures say little
   scripts/bench --markdown > table.md          # the table of docs/performance.md
+  scripts/bench --beside ../before --without-peer    # what a change did: two versions in turns, and their ratio
   scripts/bench --curves docs/growth.svg       # its picture: ten minutes
 """
 
 
 def main() -> None:
     options = _options()
-    contestants = {"ours": shops.ours()}
-    if options.peer:
-        contestants |= {"peer": shops.peer, "tuned": shops.tuned_peer}
+    checkouts = {"ours": ROOT} | ({"beside": options.beside} if options.beside else {})
+    peers: dict[str, Opener] = {"peer": shops.peer, "tuned": shops.tuned_peer} if options.peer else {}
     signal.signal(signal.SIGTERM, _stop)
     if options.curves:
         _draw(options)
@@ -38,7 +40,7 @@ def main() -> None:
         print(steps.markdown(steps.measure()))
         return
     with _progress() as progress:
-        bench = Bench(contestants, QUICK if options.quick else Sizes(), progress)
+        bench = Bench(checkouts, peers, QUICK if options.quick else Sizes(), progress)
         rows = _measure(bench, options.only)
     _print(rows, options)
     sys.exit(0 if table.is_good(rows) else 1)
@@ -57,6 +59,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--only", type=_names, default=list(ROWS), help=f"of {','.join(ROWS)}: those, with commas")
     parser.add_argument("--quick", action="store_true", help="a few seconds for each")
+    parser.add_argument(
+        "--beside", type=_checkout, metavar="CHECKOUT", help="another version of this server, in turns with this one"
+    )
     parser.add_argument("--without-peer", dest="peer", action="store_false", help="this server and the limits alone")
     parser.add_argument("--curves", type=Path, metavar="FILE.svg", help="draw how the cost grows, instead of the table")
     parser.add_argument("--steps", action="store_true", help="what each step of a request costs, instead of the table")
@@ -64,6 +69,12 @@ def _options() -> argparse.Namespace:
     form.add_argument("--json", action="store_true", help="everything that was measured, for programs")
     form.add_argument("--markdown", action="store_true", help="the table of docs/performance.md")
     return parser.parse_args()
+
+
+def _checkout(text: str) -> Path:
+    if not (Path(text) / ".venv/bin/python").exists():
+        raise argparse.ArgumentTypeError(f"{text} has no .venv: run scripts/setup there")
+    return Path(text)
 
 
 def _names(text: str) -> list[str]:

@@ -77,14 +77,19 @@ def _pss_kb(pid: int) -> int:
 
 @contextmanager
 def program(
-    *arguments: str, folder: Path, name: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    *arguments: str,
+    folder: Path,
+    name: str,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    python: str = sys.executable,
 ) -> Iterator[Program]:
     """`python ARGUMENTS` with its log in `folder`, and nothing of it left at the end."""
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *arguments],
+            [python, *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},

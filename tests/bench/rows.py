@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from tests import servers
 from tests.bench import chain_limit, shops
@@ -88,7 +89,7 @@ def _cell(value: float, tallies: Sequence[Tally], **more: float) -> Cell:
 
 @dataclass
 class Row:
-    """`cells` by who was measured: ours, peer, tuned, limit.
+    """`cells` by who was measured: ours, beside, peer, tuned, limit.
 
     `set_beside` is one of them with its figure on the machine where the wanted one was set, if that depends on speed.
     """
@@ -108,15 +109,20 @@ class Row:
 
 @dataclass
 class Bench:
-    """`contestants` by name; `progress` is told what is being measured."""
+    """`checkouts` of this server by name, and its `peers`; `progress` is told what is being measured."""
 
-    contestants: dict[str, Opener]
+    checkouts: dict[str, Path]
+    peers: dict[str, Opener] = field(default_factory=dict)
     sizes: Sizes = Sizes()
     progress: Callable[[str], None] = lambda _: None
 
+    def ours(self, **settings: Any) -> dict[str, Opener]:
+        return {name: shops.ours(checkout, **settings) for name, checkout in self.checkouts.items()}
+
     def each(self, what: str, rounds: int = 1, **others: Opener) -> Iterator[tuple[str, Opener]]:
         """One after the other and round after round: what else the machine does falls on each of them."""
-        for _, (name, opener) in itertools.product(range(rounds), (self.contestants | others).items()):
+        contestants = self.ours() | self.peers | others
+        for _, (name, opener) in itertools.product(range(rounds), contestants.items()):
             self.progress(f"{what}: {name}")
             yield name, opener
 
@@ -190,9 +196,8 @@ def _gas_since(chain: Chain, block: int) -> int:
 def crowd(bench: Bench) -> list[Row]:
     row = Row(f"{CROWD} at once, a block every {BLOCK_TIME_S} s, payments/s", 140, True)
     most = (int(bench.sizes.crowd_s / BLOCK_TIME_S) + 2) * CROWD
-    for name, opener in bench.each(f"{CROWD} buyers"):
-        with_relayers = shops.ours(relayers=RELAYERS) if name == "ours" else opener
-        with devnet("--block-time", str(BLOCK_TIME_S)) as chain, opened(chain, with_relayers) as market:
+    for name, opener in bench.each(f"{CROWD} buyers", 1, **bench.ours(relayers=RELAYERS)):
+        with devnet("--block-time", str(BLOCK_TIME_S)) as chain, opened(chain, opener) as market:
             paid = market.pay(CROWD, most, bench.sizes.crowd_s)
             row.cells[name] = _cell(paid.rate, [paid])
     row.cells["limit"] = Cell(CROWD / BLOCK_TIME_S)
@@ -266,14 +271,17 @@ def processes(bench: Bench) -> list[Row]:
     with servers.postgres(LASTING) as database:
         for count in range(1, bench.sizes.processes + 1):
             what = f"{count} process{'es' if count > 1 else ''} on PostgreSQL"
-            bench.progress(what)
-            opener = shops.ours(count, database_url=database.database(), relayers=RELAYERS)
-            with devnet() as chain, opened(chain, opener) as market:
-                asked = market.ask(bench.sizes.unpaid_s)
-                market.pay(BUYERS, BUYERS)
-                paid = market.pay(BUYERS, bench.sizes.busy)
-            rows.append(Row(f"{what}: 402s/s", 0, True, cells={"ours": _cell(asked.rate, [asked])}))
-            rows.append(Row(f"{what}: payments/s", 0, True, cells={"ours": _cell(paid.rate, [paid])}))
+            price, payments = Row(f"{what}: 402s/s", 0, True), Row(f"{what}: payments/s", 0, True)
+            for name, checkout in bench.checkouts.items():
+                bench.progress(f"{what}: {name}")
+                opener = shops.ours(checkout, count, database_url=database.database(), relayers=RELAYERS)
+                with devnet() as chain, opened(chain, opener) as market:
+                    asked = market.ask(bench.sizes.unpaid_s)
+                    market.pay(BUYERS, BUYERS)
+                    paid = market.pay(BUYERS, bench.sizes.busy)
+                price.cells[name] = _cell(asked.rate, [asked])
+                payments.cells[name] = _cell(paid.rate, [paid])
+            rows += [price, payments]
     return rows
 
 

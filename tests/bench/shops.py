@@ -64,8 +64,12 @@ class Shop:
 Opener = Callable[[Chain, Path], AbstractContextManager[Shop]]
 
 
-def ours(processes: int = 1, **settings: Any) -> Opener:
-    """`x402-gig serve`, once or several times on one ledger; opened again in the same folder it is the same shop."""
+def ours(checkout: Path = ROOT, processes: int = 1, **settings: Any) -> Opener:
+    """`x402-gig serve` of a checkout, once or several times on one ledger.
+
+    Opened again in the same folder it is the same shop. The checkout's .venv has the package: `scripts/setup` made it.
+    """
+    python = str(checkout.resolve() / ".venv/bin/python")
 
     @contextmanager
     def open_(chain: Chain, folder: Path) -> Iterator[Shop]:
@@ -76,9 +80,8 @@ def ours(processes: int = 1, **settings: Any) -> Opener:
             for _, port in addresses:
                 env = serve_settings(chain, folder, **{"seed": kept, "port": port} | settings)
                 arguments = ("-m", "x402_gig", "serve")
-                programs.append(
-                    stack.enter_context(program(*arguments, folder=folder, name=f"serve-{port}", env=env, cwd=folder))
-                )
+                serve = program(*arguments, folder=folder, name=f"serve-{port}", env=env, cwd=folder, python=python)
+                programs.append(stack.enter_context(serve))
             yield Shop(addresses, programs, passes_on=True)
 
     return open_

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from tests.bench.rows import Cell, Row
 
-HEADS = {"ours": "this server", "peer": "SDK", "tuned": "SDK, tuned", "limit": "limit"}
+HEADS = {"ours": "this server", "beside": "beside", "peer": "SDK", "tuned": "SDK, tuned", "limit": "limit"}
+RATIOS = {"to beside": ("beside",), "to the SDK": ("peer", "tuned"), "to the limit": ("limit",)}
 NONE = "-"
 # Others' work when the bench begins: above 0.5 or so the rates say little.
 LOAD = os.getloadavg()[0]
@@ -47,13 +48,15 @@ def _ratio(row: Row, *others: str) -> str:
 
 
 def _lines(rows: Sequence[Row]) -> list[list[str]]:
-    heads = ["", *HEADS.values(), "to the SDK", "to the limit", "wanted", "wanted here"]
+    measured = {who for row in rows for who in row.cells}
+    shown = {who: head for who, head in HEADS.items() if who in measured}
+    ratios = {head: others for head, others in RATIOS.items() if measured.intersection(others)}
+    heads = ["", *shown.values(), *ratios, "wanted", "wanted here"]
     lines = [
         [
             row.name,
-            *(_cell(row, who) for who in HEADS),
-            _ratio(row, "peer", "tuned"),
-            _ratio(row, "limit"),
+            *(_cell(row, who) for who in shown),
+            *(_ratio(row, *others) for others in ratios.values()),
             *(figure(wanted) if wanted else NONE for wanted in (row.wanted, row.wanted_here)),
         ]
         for row in rows

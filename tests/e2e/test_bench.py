@@ -36,12 +36,12 @@ def test_the_bench_measures_this_server_its_peer_and_the_limit() -> None:
     assert row["wanted_here"] == row["wanted"] * cells["peer"]["value"] / 23
 
 
-def test_402s_are_counted_beside_the_bare_framework() -> None:
-    with bench("--only", "unpaid", "--without-peer") as process:
+def test_402s_are_counted_beside_the_bare_framework_and_another_checkout() -> None:
+    with bench("--only", "unpaid", "--without-peer", "--beside", str(ROOT)) as process:
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     [row] = json.loads(said)["rows"]
-    assert set(row["cells"]) == {"ours", "limit", "bare ASGI"}
+    assert set(row["cells"]) == {"ours", "beside", "limit", "bare ASGI"}
     assert all(cell["value"] > 0 and cell["errors"] == 0 for cell in row["cells"].values()), row
 
 
