@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle
 
-from coincurve import PrivateKey
 from eth_utils.address import to_checksum_address
 
 from tests.bench.load import Address, post
 from tests.harness import Chain, Json, encode, gig_terms
-from x402_gig.chain.eip3009 import address_of
+from x402_gig.chain.keys import PrivateKey, address_of
 from x402_gig.payments.payment import Authorization
 from x402_gig.settings import NETWORKS
 
@@ -52,10 +51,10 @@ class Purse:
     """20 buyers with as much USDC as they need on `chain`."""
 
     chain: Chain
-    keys: list[PrivateKey] = field(default_factory=lambda: [PrivateKey() for _ in range(PAYERS)])
+    keys: list[PrivateKey] = field(default_factory=lambda: [PrivateKey(secrets.token_bytes(32)) for _ in range(PAYERS)])
 
     def __post_init__(self) -> None:
-        self.addresses = [address_of(key.public_key) for key in self.keys]
+        self.addresses = [address_of(key.public) for key in self.keys]
         for address in self.addresses:
             self.chain.give_usdc(address, PLENTY_UNITS)
 

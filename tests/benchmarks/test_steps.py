@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from coincurve import PrivateKey
 from pytest_benchmark.fixture import BenchmarkFixture
 from starlette.types import Message, Scope
 
@@ -24,6 +23,7 @@ from tests.unit.store.examples import ASSET, SHOP, reservation, transfer, word
 from x402_gig.chain import batcher
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.eip3009 import token_transfers, transfer_call
+from x402_gig.chain.keys import PrivateKey
 from x402_gig.chain.node import sign_transaction
 from x402_gig.chain.wallets import Wallets
 from x402_gig.gigs.shop import GigShop

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
-from coincurve import PrivateKey, PublicKey
 from msgspec import Struct
 
 from x402_gig.chain import abi
 from x402_gig.chain.keccak import keccak
+from x402_gig.chain.keys import PrivateKey, address_of, recover
 from x402_gig.payments.payment import Authorization
 
 TRANSFER_TOPIC = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
@@ -61,7 +61,7 @@ class Token(Struct, frozen=True, dict=True):
 
     def sign(self, authorization: Authorization, key: PrivateKey) -> bytes:
         """65 bytes r ‖ s ‖ v with v 27 or 28 and a low s."""
-        signature = key.sign_recoverable(self.digest(authorization), hasher=None)
+        signature = key.sign(self.digest(authorization))
         return signature[:64] + bytes([signature[64] + 27])
 
     def recovers(self, authorization: Authorization, signature: bytes) -> bool:
@@ -72,17 +72,10 @@ class Token(Struct, frozen=True, dict=True):
         if recovery_id not in (0, 1):
             return False
         try:
-            public = PublicKey.from_signature_and_message(
-                signature[:64] + bytes([recovery_id]), self.digest(authorization), hasher=None
-            )
+            public = recover(self.digest(authorization), signature[:64] + bytes([recovery_id]))
         except ValueError:  # r or s is no point of the curve
             return False
         return address_of(public) == authorization.payer
-
-
-def address_of(public: PublicKey) -> str:
-    """The account of a public key, lower-case hex."""
-    return "0x" + keccak(public.format(compressed=False)[1:])[12:].hex()
 
 
 def _encoded(authorization: Authorization) -> bytes:

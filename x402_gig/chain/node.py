@@ -5,13 +5,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from coincurve import PrivateKey
 from msgspec import Struct
 
 from x402_gig.chain import batcher, eip3009, erc20, rlp
 from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
 from x402_gig.chain.keccak import keccak
+from x402_gig.chain.keys import PrivateKey
 from x402_gig.chain.rpc import Rpc
 from x402_gig.errors import ChainRefused, ChainUnavailable
 from x402_gig.gigs.records import TokenInfo
@@ -324,7 +324,7 @@ def sign_transaction(key: PrivateKey, fields: dict[str, Any]) -> SignedTransacti
     values = [fields.get(name, 0) for name in FIELDS]
     values[TO] = bytes.fromhex(fields["to"][2:])
     unsigned = [*values, []]  # no access list
-    signature = key.sign_recoverable(keccak(DYNAMIC_FEE + rlp.encode(unsigned)), hasher=None)
+    signature = key.sign(keccak(DYNAMIC_FEE + rlp.encode(unsigned)))
     r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:64])
     raw = DYNAMIC_FEE + rlp.encode([*unsigned, signature[64], r, s])
     return SignedTransaction("0x" + keccak(raw).hex(), "0x" + raw.hex())

@@ -2,22 +2,20 @@
 
 import hmac
 
-from coincurve import PrivateKey
 from mnemonic import Mnemonic
 from msgspec import Struct
 
-from x402_gig.chain.eip3009 import address_of
 from x402_gig.chain.keccak import keccak
+from x402_gig.chain.keys import PrivateKey, address_of, compressed, public_plus
 
 MAX_GIG_ID = 2**31 - 1
 HARDENED = 2**31
 
 
 class Branch(Struct, frozen=True):
-    """An extended private key (BIP-32), with its public key for the children."""
+    """An extended private key (BIP-32)."""
 
     key: PrivateKey
-    public: bytes
     chain_code: bytes
 
 
@@ -55,7 +53,7 @@ class Wallets:
     def gig_address(self, gig_id: int) -> str:
         """The wallet's, from public keys alone: making its private key takes longer than that."""
         tweak = _digest(self._gigs, _checked_id(gig_id))[:32]
-        return address_of(self._gigs.key.public_key.add(tweak))
+        return address_of(public_plus(self._gigs.key.public, tweak))
 
     def reward_nonce(self, gig_id: int) -> str:
         """The nonce of the one authorization that can ever fund this gig."""
@@ -113,8 +111,8 @@ def _branch(seed: bytes, path: str) -> Branch:
 
 
 def _extended(digest: bytes, parent: PrivateKey | None = None) -> Branch:
-    key = PrivateKey(digest[:32]) if parent is None else parent.add(digest[:32])
-    return Branch(key, key.public_key.format(), digest[32:])
+    key = PrivateKey(digest[:32]) if parent is None else parent.plus(digest[:32])
+    return Branch(key, digest[32:])
 
 
 def _derive(branch: Branch, index: int) -> Branch:
@@ -122,10 +120,10 @@ def _derive(branch: Branch, index: int) -> Branch:
 
 
 def _digest(branch: Branch, index: int) -> bytes:
-    data = b"\0" + branch.key.secret if index >= HARDENED else branch.public
+    data = b"\0" + branch.key.secret if index >= HARDENED else compressed(branch.key.public)
     return hmac.digest(branch.chain_code, data + index.to_bytes(4), "sha512")
 
 
 def _child(branch: Branch, index: int) -> Wallet:
     key = _derive(branch, index).key
-    return Wallet(address_of(key.public_key), key)
+    return Wallet(address_of(key.public), key)

@@ -2,7 +2,6 @@ import random
 from typing import Any
 
 import pytest
-from coincurve import PrivateKey
 from eth_abi.abi import decode
 from eth_account import Account
 from eth_account.messages import _hash_eip191_message
@@ -29,6 +28,7 @@ from tests.unit.chain.examples import (
 )
 from x402_gig.chain import eip3009
 from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
+from x402_gig.chain.keys import PrivateKey, address_of
 from x402_gig.payments.payment import Authorization
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -64,7 +64,7 @@ def test_every_part_of_the_domain_counts(token: Token) -> None:
 
 @given(st.integers(1, ORDER - 1))
 def test_what_we_sign_is_what_eth_account_signs(secret: int) -> None:
-    key = PrivateKey.from_int(secret)
+    key = PrivateKey(secret.to_bytes(32))
     account = Account.from_key(key.secret)
     own = authorization(payer=account.address.lower())
     assert TOKEN.sign(own, key) == signature(own, account)
@@ -300,5 +300,5 @@ def test_no_two_transfers_share_a_log(shape: list[tuple[bool, int, str]]) -> Non
 
 def test_addresses_come_from_keys() -> None:
     key = PrivateKey(bytes(PAYER_ACCOUNT.key))
-    assert eip3009.address_of(key.public_key) == PAYER
+    assert address_of(key.public) == PAYER
     assert replace(AUTHORIZATION).payer == PAYER

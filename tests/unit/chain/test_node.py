@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from coincurve import PrivateKey
 from eth_account import Account
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
 from tests.unit.chain.examples import BLOCK, NONCE, PAYER, PAYER_ACCOUNT, TOKEN, TRANSACTION, moved, used
 from x402_gig.chain.batcher import Call
+from x402_gig.chain.keys import PrivateKey
 from x402_gig.chain.node import Block, Node, Receipt, SignedTransaction, sign_transaction
 from x402_gig.chain.rpc import Rpc
 from x402_gig.errors import ChainRefused, ChainUnavailable

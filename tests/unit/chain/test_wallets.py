@@ -1,11 +1,11 @@
 import pytest
-from coincurve import PrivateKey
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
 
+from x402_gig.chain.keys import PrivateKey
 from x402_gig.chain.wallets import MAX_GIG_ID, Wallet, Wallets
 
 Account.enable_unaudited_hdwallet_features()
