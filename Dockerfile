@@ -1,10 +1,11 @@
 # The server; `--target devnet` is the same with Anvil. Nothing secret is needed to build it, and nothing is in it.
 FROM python:3.11.14-slim-bookworm AS package
 WORKDIR /source
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY requirements.txt pyproject.toml README.md LICENSE ./
 COPY x402_gig x402_gig
 RUN python -m venv --without-pip /opt/x402-gig \
-    && pip --python /opt/x402-gig install --no-cache-dir --disable-pip-version-check -c constraints.txt .
+    && pip --python /opt/x402-gig install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.txt \
+    && pip --python /opt/x402-gig install --no-deps --no-build-isolation .
 
 FROM node:20.19.5-bookworm-slim AS anvil
 WORKDIR /source

@@ -17,6 +17,8 @@ _AS_ON_A_BARE_SYSTEM = {"VERCEL": "1"}
 _FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
+    # A bare system has 64 MB of shared memory, too little for a page.
+    "--disable-dev-shm-usage",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",

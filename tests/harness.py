@@ -105,7 +105,7 @@ def _contracts() -> Path:
     """The folder of the compiled test contracts. All who build share it, so one builds at a time."""
     with (ROOT / "foundry.toml").open() as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        subprocess.run([ROOT / "node_modules/.bin/forge", "build", "--quiet"], cwd=ROOT, check=True)
+        subprocess.run([ROOT / "scripts/forge", "build", "--quiet"], cwd=ROOT, check=True)
     return ROOT / "out"
 
 

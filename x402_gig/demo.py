@@ -5,6 +5,7 @@ The balances are read by web3, and by nothing that the server uses itself.
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from x402.mechanisms.evm.signers import EthAccountSigner
 from x402_gig.buyer import ANSWER_TIMEOUT_S, CREATE
 from x402_gig.devnet.anvil import DevnetOptions, buyers
 from x402_gig.devnet.run import Ready, open_dev
-from x402_gig.errors import CannotStart, GigError
+from x402_gig.errors import GigError
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.settings import NETWORKS
 
@@ -193,17 +194,17 @@ async def _pay_v1(demo: Demo, terms: dict[str, Any], quoted: httpx.Response) -> 
     return signature, _paid(await demo.http.post(CREATE, json=terms, headers=header))
 
 
-async def _pay_with_curl(demo: Demo, terms: dict[str, Any], quoted: httpx.Response) -> tuple[str, dict[str, Any]]:
+async def _pay_by_hand(demo: Demo, terms: dict[str, Any], quoted: httpx.Response) -> tuple[str, dict[str, Any]]:
+    """Print the curl command and run it; where there is no curl, httpx sends the same header."""
     quote = x402HTTPClient(x402Client()).get_payment_required_response(quoted.headers.get, None)
     signature, header = await demo.sign(quote)
     [(name, value)] = header.items()
     body, url = json.dumps(terms), demo.ready.url + CREATE
     demo.console.print(f"\ncurl {url} -d '{body}' -H '{name}: {value}'\n", style="dim", markup=False)
+    if not shutil.which("curl"):
+        return signature, _paid(await demo.http.post(CREATE, content=body, headers=header))
     command = ["curl", "--silent", "--show-error", "--max-time", "90", url, "-d", body, "-H", f"{name}: {value}"]
-    try:
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    except FileNotFoundError:
-        raise CannotStart(["curl is missing: install it with your system's package manager"]) from None
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     return signature, _gig(output)
 
@@ -231,7 +232,7 @@ async def demo(*, as_json: bool) -> bool:
             shop = Demo(ready, web3, http, console)
             bought = [await shop.buy(gig_type, "x402 SDK, version 2", _pay_v2) for gig_type in TERMS]
             bought.append(await shop.buy("like", "x402 SDK, version 1 header", _pay_v1))
-            bought.append(await shop.buy("mention", "curl with a printed header", _pay_with_curl))
+            bought.append(await shop.buy("mention", "a printed header, as with curl", _pay_by_hand))
             intake_left = await shop.balance(ready.intake)
         await web3.provider.disconnect()
     ok = all(purchase.adds_up for purchase in bought) and intake_left == 0

@@ -2,11 +2,11 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 from eth_abi.abi import encode as abi_encode
 from eth_account import Account
@@ -115,9 +115,9 @@ def test_a_buyer_who_got_the_answer_and_pays_anew_buys_anew(stalled: Dev) -> Non
 
 def anvil_of(dev: Dev) -> int:
     """The process that listens on the chain's port."""
-    port = dev.rpc_url.rsplit(":", 1)[1]
-    found = subprocess.run(["pgrep", "-f", f"anvil.*--port {port} "], capture_output=True, text=True, check=True)
-    return int(found.stdout.split()[0])
+    port = int(dev.rpc_url.rsplit(":", 1)[1])
+    listening = (at for at in psutil.net_connections("tcp") if at.status == psutil.CONN_LISTEN)
+    return next(int(at.pid) for at in listening if at.laddr[1] == port)
 
 
 def test_without_a_chain_nothing_is_charged_and_the_answer_says_try_again() -> None:
