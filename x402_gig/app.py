@@ -379,7 +379,7 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         head=head,
         watcher=watcher,
         relayers=[sender(wallet, wallet.address) for wallet in relayers],
-        claims=Claims(ledger, shelves, settling, watcher),
+        claims=Claims(node, ledger, shelves, settling, watcher),
         # Half of the relayers at most, so that deposits need not wait.
         funding=Funding(
             ledger, node, wallets, leases, settings.commission_address, clock, at_once=max(1, settings.relayers // 2)

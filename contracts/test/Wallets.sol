@@ -84,6 +84,21 @@ contract SimulationWallet is IERC1271 {
     }
 }
 
+/// @notice Disowns every signature, and makes a planned call when it is asked by a call that may change state.
+contract MeddlingWallet {
+    address private target;
+    bytes private deed;
+
+    function plan(address target_, bytes calldata deed_) external {
+        (target, deed) = (target_, deed_);
+    }
+
+    function isValidSignature(bytes32, bytes memory) external returns (bytes4) {
+        (bool done,) = target.call(deed);
+        return done ? NO : NO; // whatever became of it
+    }
+}
+
 /// @notice Honest, and takes about 400,000 gas for it.
 contract HeavyWallet is IERC1271 {
     address public immutable owner;

@@ -13,9 +13,9 @@ from tests.chain.payments import INTAKE, payment, requirements, signed_by
 from tests.harness import Chain, Json
 from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call, Result
-from x402_gig.chain.node import Block, SignedTransaction, sign_transaction
+from x402_gig.chain.node import Block, Node, SignedTransaction, sign_transaction
 from x402_gig.chain.wallets import Wallet, Wallets
-from x402_gig.errors import ChainRefused
+from x402_gig.errors import ChainRefused, ChainUnavailable
 from x402_gig.payments.payment import Payment
 
 NOBODY = "0x" + "77" * 20
@@ -189,6 +189,27 @@ def test_a_contract_answers_for_its_owner_only(ask: Asked) -> None:
     wallet = ask.deploy("Wallet1271", Account.create().address)
     paid = signed_by(Account.create(), wallet)
     assert ask(lambda node: node.proves(paid.authorization, paid.signature)) is False
+
+
+# Is it used?
+
+
+def test_an_authorization_is_used_from_the_block_on_that_has_it(ask: Asked, chain: Chain) -> None:
+    paid, before = payment(chain.buyer()), ask(lambda node: node.head())
+    after = block_of(ask, broadcast(chain, paid))
+    assert ask(lambda node: node.is_used(paid.authorization, before)) is False
+    assert ask(lambda node: node.is_used(paid.authorization, after)) is True
+    assert ask(lambda node: node.is_used(paid.authorization)) is True
+
+
+def test_a_token_that_does_not_tell_is_no_token_that_says_no(ask: Asked, chain: Chain) -> None:
+    paid = payment(chain.buyer())
+
+    async def asked_of_no_token(node: Node) -> bool:
+        return await Node(node.rpc, replace(TOKEN, address=batcher.address())).is_used(paid.authorization)
+
+    with pytest.raises(ChainUnavailable, match="does not tell"):
+        ask(asked_of_no_token)
 
 
 # What moved

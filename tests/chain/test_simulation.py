@@ -7,10 +7,11 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests.chain.conftest import TOKEN, Asked
+from tests.chain.conftest import DEPLOYER, TOKEN, Asked
 from tests.chain.payments import payment, requirements, signed_by
+from tests.e2e.attacks import calldata
 from tests.harness import Chain
-from x402_gig.chain import eip3009
+from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.node import Node
 from x402_gig.payments.outcome import Rejected
 from x402_gig.payments.payment import Payment
@@ -145,6 +146,28 @@ def test_an_honest_wallet_without_money_is_told_so(ask: Asked, chain: Chain) -> 
 def test_a_gas_burner_does_not_spoil_its_neighbours(ask: Asked, chain: Chain, name: str) -> None:
     bad, good = wallet_payment(ask, chain, name), wallet_payment(ask, chain, "Wallet1271")
     assert [type(v) for v in verdicts(ask, bad, good, bad)] == [Rejected, Passes, Rejected]
+
+
+def meddling_payment(ask: Asked, chain: Chain, victim: Payment) -> Payment:
+    """Of a wallet that tops the victim up and executes the victim's payment, when it is asked for its signature."""
+    message = victim.authorization
+    top_up = bytes.fromhex(calldata("mint(address,uint256)", message.payer, PRICE)[2:])
+    execute = eip3009.transfer_call(message, victim.signature, ecdsa=False)
+    deed = batcher.execute_data(TOKEN.address, 150_000, [top_up, execute])
+    crook = wallet_payment(ask, chain, "MeddlingWallet")
+    chain.send(DEPLOYER, crook.authorization.payer, calldata("plan(address,bytes)", batcher.address(), deed))
+    return crook
+
+
+def test_a_wallet_that_changes_state_when_it_is_asked_changes_no_neighbours_verdict(ask: Asked, chain: Chain) -> None:
+    victim = wallet_payment(ask, chain, "Wallet1271", units=PRICE - 1)
+    crook = meddling_payment(ask, chain, victim)
+
+    refused, found = verdicts(ask, crook, victim)
+
+    assert isinstance(refused, Rejected)
+    assert isinstance(found, Rejected), "it is not used on the chain"
+    assert (refused.reason, found.reason) == ("invalid_exact_evm_payload_signature", "insufficient_funds")
 
 
 def test_an_account_with_a_key_and_code_changes_lanes(ask: Asked, chain: Chain) -> None:

@@ -37,7 +37,7 @@ from tests.e2e.attacks import (
     transfer_call,
     wallet,
 )
-from tests.faults import Forward, RpcProxy, Then, refuses, rpc_proxy
+from tests.faults import Forward, RpcProxy, Then, refuses, rpc_proxy, status
 from tests.harness import USDC, Chain, Dev, Json, payment_header_v1, served, until
 from tests.servers import Postgres
 from x402_gig.chain import batcher
@@ -233,6 +233,32 @@ def test_a_payment_without_its_money_becomes_the_gig_once_it_is_paid_all_the_sam
     assert shop.usdc(crook.payer) == 0
 
 
+def test_nobody_is_refused_for_a_use_of_the_nonce_that_is_not_read_yet(shop: Dev, proxy: RpcProxy) -> None:
+    paid = buyer(shop)
+    with batch(shop, paid) as waiting:
+        waiting.send()
+        move_away(shop, paid.payer)
+        [answer] = waiting.mine()
+    assert answer.status == 503
+    asked: list[Json] = []
+
+    def note(request: Json, forward: Forward) -> Json:
+        if paid.is_in(request["params"][0]["data"]):
+            asked.append(request)
+        return forward()
+
+    shop.give_usdc(paid.payer, PRICE)
+    with proxy.broken(status(429), "eth_getLogs"), proxy.broken(note, "eth_call"):
+        theirs = execute(shop, paid.transfer)
+        asked.clear()
+        # The reconciler looks again and again.
+        until(lambda: len(asked) >= 2)
+        post = paid.post()
+
+    assert post.answer().status in (200, 503)
+    assert_gig(paid, paid.pay_until(200), theirs)
+
+
 def test_a_deposit_becomes_the_gig_also_when_its_order_comes_after_the_authorization_has_expired(shop: Dev) -> None:
     late = buyer(shop, 2 * PRICE, validBefore=str(int(time.time()) + 2))
     theirs = execute(shop, late.transfer)
@@ -397,6 +423,39 @@ def test_a_contract_wallet_that_changes_its_mind_in_between_is_alone_with_that(
     # It is honest again: the same payment is the gig.
     assert succeeded(shop, become(shop, crook.payer, honest))
     assert_gig(crook, crook.pay_until(200))
+
+
+def meddler(shop: Dev, victim: Purchase) -> Purchase:
+    """A wallet that tops the victim up and executes the victim's payment, when it is asked for its signature."""
+    top_up = calldata("mint(address,uint256)", victim.payer, PRICE)
+    deeds = [bytes.fromhex(call[2:]) for call in (top_up, victim.transfer)]
+    deed = bytes.fromhex(calldata("execute(address,uint256,bytes[])", USDC, 150_000, deeds)[2:])
+    crook = wallet(shop, "MeddlingWallet")
+    planned = submit(shop, STRANGER, crook.payer, calldata("plan(address,bytes)", batcher.address(), deed))
+    assert succeeded(shop, planned)
+    return crook
+
+
+def test_a_wallet_that_changes_state_in_a_simulation_has_no_neighbour_refused(shop: Dev) -> None:
+    """The neighbour's payment is open, and public since it failed on chain: its money was away."""
+    victim, other = wallet(shop, "Wallet1271"), wallet(shop, "Wallet1271")
+    with batch(shop, victim) as waiting:
+        waiting.send()
+        move_away(shop, victim.payer)
+        [answer] = waiting.mine()
+    assert answer.status == 503
+    crook = meddler(shop, victim)
+
+    with batch(shop, crook, victim, other) as waiting:
+        sent = waiting.send(crook, victim)
+        refused, answer, last = waiting.mine()
+
+    assert (refused.status, refused.json["error"]) == (402, f"{PREFIX}_payload_signature")
+    assert_settled([other], [last], sent)
+    assert answer.status == 503, answer.text
+    # Its authorization was never used: with its money it is the gig.
+    shop.give_usdc(victim.payer, PRICE)
+    assert_gig(victim, victim.pay_until(200))
 
 
 def test_a_wallet_that_can_tell_a_simulation_is_alone_and_is_sent_three_times_at_most(shop: Dev) -> None:

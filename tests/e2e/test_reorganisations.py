@@ -14,6 +14,7 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
 from tests import faults, ledgers
+from tests.e2e import attacks
 from tests.faults import rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
 
@@ -229,6 +230,29 @@ def test_a_receipt_that_is_written_down_after_its_height_was_read_on_another_cha
         until(lambda: len(of_blocks) > 1 or shop.usdc(lost["gig_wallet_address"]))
         proxy.rules.clear()
         neighbour.has_his_money(lost)
+
+
+def test_a_nonce_that_was_used_in_a_block_that_is_replaced_before_it_is_read_refuses_nobody() -> None:
+    with behind_a_proxy() as (shop, proxy):
+        paid, told = attacks.buyer(shop), list[Json]()
+
+        def note(request: Json, forward: faults.Forward) -> Json:
+            answer = forward()
+            if paid.is_in(request["params"][0]["data"]):
+                told.append(answer)
+            return answer
+
+        with proxy.broken(faults.status(429), "eth_getLogs"), proxy.broken(note, "eth_call"):
+            attacks.execute(shop, paid.cancellation)
+            post = paid.post()
+            until(lambda: len(told) == 2)  # that it fails, and that its nonce is used
+            shop.rpc("anvil_reorg", 1, [])
+
+        answer = post.answer()
+        assert answer.status == 503, answer.text
+        gig = paid.pay_until(200).json
+        assert shop.usdc(paid.payer) == 0
+        shop.funded(gig["gig_id"])
 
 
 def without(number: int) -> faults.Rule:

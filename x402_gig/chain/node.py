@@ -162,14 +162,23 @@ class Node:
         if self.recovers(authorization, signature):
             return True
         data = eip3009.is_valid_signature_call(self.token.digest(authorization), signature)
-        _, results = await self.simulate([Call(authorization.payer, batcher.CONTRACT_CALL_GAS, data)])
-        return eip3009.approves(results[0].success, results[0].data)
+        _, [proof] = await self.simulate([Call(authorization.payer, batcher.CONTRACT_CALL_GAS, data)])
+        if not proof.tried:  # the node gave the eth_call less gas than it was asked for
+            raise ChainUnavailable("the payer's contract cannot be asked for its signature right now")
+        return eip3009.approves(proof.success, proof.data)
 
-    async def is_used(self, authorization: Authorization) -> bool:
-        """Was it executed or cancelled?"""
-        data = eip3009.authorization_state_call(authorization.payer, authorization.nonce)
-        _, [state] = await self.simulate([Call(self.token.address, READ_GAS, data)])
-        return state.number != 0
+    async def is_used(self, authorization: Authorization, block: Block | None = None) -> bool:
+        """Was it executed or cancelled, by the newest block or by the one given?"""
+        [is_used] = await self.are_used([authorization], block)
+        if is_used is None:
+            raise ChainUnavailable("the token does not tell whether the authorization is used")
+        return is_used
+
+    async def are_used(self, authorizations: Sequence[Authorization], block: Block | None = None) -> list[bool | None]:
+        """The same of several; None where the token does not tell. No code but the token's runs before the answers."""
+        states = [eip3009.authorization_state_call(a.payer, a.nonce) for a in authorizations]
+        _, results = await self.simulate([Call(self.token.address, READ_GAS, state) for state in states], block)
+        return [result.number != 0 if result.success else None for result in results]
 
     async def send(self, transaction: SignedTransaction, *, wait: bool = True) -> Receipt | None:
         """Broadcast; the receipt when the node waits for it, else None. ChainUnavailable: it may be out."""

@@ -84,8 +84,10 @@ class Item:
             self.future.set_result(outcome)
 
     def fail(self, error: GigError) -> None:
-        """Nothing was sent."""
-        if not self.future.done():
+        """Nothing was sent, or that is not known: a payment that is written down may have been sent before."""
+        if self.payment_id is not None and isinstance(error, Unavailable):
+            self.finish(Unknown(STILL_SETTLING))
+        elif not self.future.done():
             self.future.set_exception(error)
 
 

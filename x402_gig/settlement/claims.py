@@ -2,6 +2,9 @@
 
 import logging
 
+from msgspec import Struct
+
+from x402_gig.chain.node import Node
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
@@ -23,26 +26,38 @@ NONCE_USED = Rejected(
 class Claims:
     """Gives a deposit that came without its order to the order that turns up later."""
 
-    def __init__(self, ledger: Ledger, shop: Shop, settling: Settling, watcher: Watcher) -> None:
+    def __init__(self, node: Node, ledger: Ledger, shop: Shop, settling: Settling, watcher: Watcher) -> None:
+        self._node = node
         self._ledger = ledger
         self._shop = shop
         self._settling = settling
         self._watcher = watcher
 
     async def claim(self, wanted: Reservation, seen_in_block: int) -> Outcome:
-        """Settled when the deposit is there, Rejected when the nonce went to something else.
+        """Settled when the deposit is there, Rejected when the nonce went to something else, else Unknown.
 
-        Neither is known before the ledger has read the block in which the nonce was seen used.
+        Nothing is known before the ledger has read the block in which the nonce was seen used. That block may have
+        been replaced since, so the block that was read last is asked again, by its hash. Raises Unavailable.
         """
         await self._watcher.passed(seen_in_block)
-        doubts = self._watcher.doubts
-        outcome = await self._ledger.write(lambda c: _claim(c, self._shop, wanted, doubts))
+        doubts, read_to = self._watcher.doubts, self._watcher.read_to
+        is_used = await self._node.is_used(wanted.payment.authorization, read_to)
+        evidence = Evidence(is_used, doubts)
+        outcome = await self._ledger.write(lambda c: decide(c, self._shop, wanted, evidence))
         if not isinstance(outcome, Rejected):
             self._settling.funding_due()
         return outcome
 
 
-def _claim(connection: Connection, shop: Shop, wanted: Reservation, doubts: int) -> Outcome:
+class Evidence(Struct, frozen=True):
+    """The nonce's state in the block that was read last, when the ledger had so many `doubts`."""
+
+    is_used: bool
+    doubts: int
+
+
+def decide(connection: Connection, shop: Shop, wanted: Reservation, evidence: Evidence) -> Outcome:
+    """What becomes of a payment whose nonce is used; written down with it."""
     key = wanted.key
     known = payments.find(connection, key)
     if known is not None:
@@ -52,9 +67,9 @@ def _claim(connection: Connection, shop: Shop, wanted: Reservation, doubts: int)
     deposit = deposits.find(connection, key.asset, key.payer, key.nonce)
     if deposit is not None and deposit["refund_id"] is not None:
         return _refunded(deposit["value"], deposit["transaction"])
-    if deposit is None and binding.doubts(connection) != doubts:
-        return Unknown(STILL_SETTLING)  # undone, perhaps, and not read again yet
     if deposit is None or deposit["value"] != wanted.payment.authorization.value:
+        if not evidence.is_used or binding.doubts(connection) != evidence.doubts:
+            return Unknown(STILL_SETTLING)  # undone, perhaps, and not read again yet
         return NONCE_USED if known is None else _close(connection, known.payment_id)
     payments.write_down(connection, [wanted])
     settled = deposits.settle(connection, shop, [key.nonce])

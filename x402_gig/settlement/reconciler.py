@@ -7,9 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from x402_gig.chain import eip3009
-from x402_gig.chain.batcher import Call
-from x402_gig.chain.node import READ_GAS, Node
+from x402_gig.chain.node import Node
 from x402_gig.errors import GigError
 from x402_gig.logs import PaymentLog, Trouble
 from x402_gig.metrics import Metrics
@@ -137,19 +135,12 @@ class Reconciler:
             return
         # Asked of the block that the ledger has read: a deposit up to there is written down.
         cursor = self.watcher.cursor
-        _, results = await self.node.simulate([self._state_call(p) for p in unsettled], cursor)
-        for payment, used in zip(unsettled, results, strict=True):
-            if not used.success:
-                continue
-            if used.number:
+        states = await self.node.are_used([payment.authorization for payment in unsettled], cursor)
+        for payment, is_used in zip(unsettled, states, strict=True):
+            if is_used:
                 await self._close(payment, NONCE_USED, doubts)
-            elif cursor.timestamp >= payment.authorization.valid_before:
+            elif is_used is False and cursor.timestamp >= payment.authorization.valid_before:
                 await self._close(payment, EXPIRED, doubts)
-
-    def _state_call(self, payment: OpenPayment) -> Call:
-        authorization = payment.authorization
-        data = eip3009.authorization_state_call(authorization.payer, authorization.nonce)
-        return Call(self.node.token.address, READ_GAS, data)
 
     async def _close(self, payment: OpenPayment, rejected: Rejected, doubts: int) -> None:
         self.metrics.acted("closed")

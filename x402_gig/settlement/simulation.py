@@ -1,5 +1,6 @@
-"""Would the token take these authorizations now, all together? One eth_call answers; a second one says why not."""
+"""Would the token take these authorizations now, all together? One eth_call answers; others say why not."""
 
+import asyncio
 from collections.abc import Sequence
 from enum import Enum, auto
 
@@ -96,34 +97,44 @@ def _moved(transfer: Result) -> bool:
 
 
 async def _explain(node: Node, payments: Sequence[Payment], lane: Lane) -> list[Verdict]:
+    """Payers with code are asked apart: a payer's answer may change the state that the calls after it see."""
+    if lane is Lane.PLAIN:
+        return await _explain_together(node, payments, lane)
+    apart = await asyncio.gather(*(_explain_together(node, [payment], lane) for payment in payments))
+    return [reason for [reason] in apart]
+
+
+async def _explain_together(node: Node, payments: Sequence[Payment], lane: Lane) -> list[Verdict]:
     calls = [call for payment in payments for call in _second_look(node, payment, lane)]
     block_number, results = await node.simulate(calls)
     size = len(results) // len(payments)
     groups = [results[i : i + size] for i in range(0, len(results), size)]
-    return [_reason(p, block_number, group, lane) for p, group in zip(payments, groups, strict=True)]
+    return [_reason(p, block_number, group) for p, group in zip(payments, groups, strict=True)]
 
 
 def _second_look(node: Node, payment: Payment, lane: Lane) -> list[Call]:
     authorization, token = payment.authorization, node.token.address
-    proof = eip3009.is_valid_signature_call(node.token.digest(authorization), payment.signature)
-    return [
+    calls = [
         Call(token, READ_GAS, eip3009.authorization_state_call(authorization.payer, authorization.nonce)),
         Call(token, READ_GAS, eip3009.balance_of_call(authorization.payer)),
-        # Asked in an eth_call only, with a gas limit of its own: a payer's code can do no harm there.
-        Call(authorization.payer, lane.call_gas, proof),
-        Call(token, lane.call_gas, transfer_call(payment, lane)),
         Call(token, READ_GAS, eip3009.PAUSED_CALL),
         Call(token, READ_GAS, eip3009.is_blacklisted_call(authorization.payee)),
+        # The token asks a payer's code by STATICCALL.
+        Call(token, lane.call_gas, transfer_call(payment, lane)),
     ]
+    if lane is Lane.PLAIN:
+        return calls  # its signature recovers: that is what put it into its lane
+    proof = eip3009.is_valid_signature_call(node.token.digest(authorization), payment.signature)
+    # Last, and in an eth_call only: the batcher knows no STATICCALL.
+    return [*calls, Call(authorization.payer, lane.call_gas, proof)]
 
 
-def _reason(payment: Payment, block_number: int, results: Sequence[Result], lane: Lane) -> Verdict:
-    used, balance, proof, transfer, paused, blacklisted = results
-    # A plain payer's signature recovers: that is what put it into its lane.
-    signed = lane is Lane.PLAIN or eip3009.approves(proof.success, proof.data)
-    if not transfer.tried:
+def _reason(payment: Payment, block_number: int, results: Sequence[Result]) -> Verdict:
+    used, balance, paused, blacklisted, transfer, *proofs = results
+    is_told = used.success and balance.success and results[-1].tried
+    if not is_told or (transfer.success and _moved(transfer)):
         return Again()
-    if not signed:
+    if not all(eip3009.approves(proof.success, proof.data) for proof in proofs):
         return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
     if used.number:
         return Used(block_number)
@@ -136,6 +147,4 @@ def _refused_by_token(payment: Payment, held_units: int, transfer: Result) -> Ve
     if held_units < payment.authorization.value:
         held, price = to_tokens(held_units), to_tokens(payment.authorization.value)
         return Rejected("insufficient_funds", f"The payer holds {held} USDC and the price is {price} USDC")
-    if transfer.success and _moved(transfer):
-        return Again()
     return Rejected("invalid_transaction_state", f"The token refuses the payment: {transfer.revert_reason[:100]}")

@@ -19,7 +19,9 @@ class Transition(NamedTuple):
 TRANSITIONS = (
     Transition("payment", "", "open", "facilitator, claims", "it passed every check and the simulation"),
     Transition("payment", "open", "settled", "relayer, watcher", "its log pair is on chain"),
-    Transition("payment", "open", "rejected", "reconciler", "a read block shows its nonce used without a deposit"),
+    Transition(
+        "payment", "open", "rejected", "reconciler, claims", "a read block shows its nonce used without a deposit"
+    ),
     Transition("payment", "open", "rejected", "reconciler", "a read block is past validBefore, the nonce unused"),
     Transition("payment", "settled", "open", "watcher", "the block of its deposit was replaced"),
     Transition("movement", "", "due", "settling, funding, refunds", "the deposit that it spends is on chain"),
