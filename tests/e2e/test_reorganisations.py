@@ -232,6 +232,30 @@ def test_a_receipt_that_is_written_down_after_its_height_was_read_on_another_cha
         neighbour.has_his_money(lost)
 
 
+def test_a_reward_that_waits_for_a_block_is_not_paid_out_of_a_neighbours_deposit_when_its_own_is_dropped() -> None:
+    """Its transaction is signed and in the pool, and on the new chain the intake holds somebody else's money."""
+    with started(relayers=1) as shop:
+        poor, neighbour = attacks.buyer(shop), attacks.buyer(shop)
+        shop.rpc("evm_setAutomine", False)
+        post = poor.post()
+        until(lambda: any(poor.is_in(sent["input"]) for sent in attacks.pool(shop).values()))
+        shop.rpc("evm_mine")
+        lost = post.answer().json
+        [reward] = until(lambda: list(attacks.pool(shop)))
+
+        shop.rpc("anvil_reorg", 1, [])
+        shop.rpc("anvil_dealERC20", poor.payer, USDC, hex(0))
+        theirs = attacks.submit(shop, attacks.STRANGER, USDC, neighbour.transfer)
+        shop.rpc("evm_mine")
+        assert attacks.succeeded(shop, theirs)
+        shop.mine()
+
+        assert not attacks.succeeded(shop, reward)
+        assert shop.usdc(lost["gig_wallet_address"]) == 0
+        funded(shop, neighbour.pay_until(200).json)
+        until(lambda: shop.gig(lost["gig_id"])["status"] == "suspended")
+
+
 def test_a_nonce_that_was_used_in_a_block_that_is_replaced_before_it_is_read_refuses_nobody() -> None:
     with behind_a_proxy() as (shop, proxy):
         paid, told = attacks.buyer(shop), list[Json]()
