@@ -2,8 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -12,7 +14,8 @@ from eth_abi.abi import encode as abi_encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests.e2e.attacks import Post
+from tests import ledgers
+from tests.e2e.attacks import PRICE, Post, Purchase, buyer
 from tests.harness import (
     Dev,
     Json,
@@ -284,6 +287,46 @@ def test_without_gas_nothing_is_charged_and_readyz_says_so() -> None:
         assert answer.status_code == 503, answer.text
         assert server.usdc(buyer.address) == 11_000_000
         assert "gas" in server.http.get(server.url + "/readyz").json()["problems"]
+
+
+def test_buyers_who_wait_when_the_gas_runs_out_are_told_at_once_that_nothing_was_sent(tmp_path: Path) -> None:
+    Account.enable_unaudited_hdwallet_features()
+    _, seed = Account.create_with_mnemonic()
+    relayers = [Account.from_mnemonic(seed, account_path=f"m/44'/60'/1'/0/{index}").address for index in range(2)]
+    ledger = ledgers.new(tmp_path)
+    with devnet() as chain, served(chain, max_timeout_s=30, seed=seed, database_url=ledger) as shop:
+        assert shop.buy(shop.buyer(PRICE)).status_code == 200
+        until(lambda: not ledgers.rows(ledger, "select 1 from movements where state = 'due'"))
+        for address in relayers:
+            shop.rpc("anvil_setBalance", address, "0x0")
+        # Each relayer was seen to have gas a moment ago, and has written down what it cannot send.
+        written = []
+        for count in (1, 2):
+            written.append(posted := buyer(shop))
+            hang_up_when(posted, lambda n=count: count_open(ledger) == n)  # type: ignore[misc]
+        waiting = [buyer(shop) for _ in range(3)]
+        began = time.monotonic()
+        answers = [post.answer() for post in [purchase.post() for purchase in waiting]]
+
+        assert time.monotonic() - began < 15
+        assert {(a.status, a.json["reason"]) for a in answers} == {(503, "unavailable")}
+        assert ledgers.rows(ledger, "select count(*) from payments") == [(3,)]
+        for address in relayers:
+            shop.rpc("anvil_setBalance", address, hex(10**20))
+        for purchase in [*written, *waiting]:
+            assert purchase.pay_until(200).status == 200
+            assert shop.usdc(purchase.payer) == 0
+
+
+def count_open(ledger: str) -> int:
+    [(count,)] = ledgers.rows(ledger, "select count(*) from slots where state = 'open'")
+    return int(count)
+
+
+def hang_up_when(purchase: Purchase, is_so: Callable[[], bool]) -> None:
+    post = purchase.post()
+    until(is_so)
+    post.hang_up()
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -208,6 +208,11 @@ class LocalFacilitator:
     async def leave(self) -> None:
         await self._work(self._write_down_for_others)
 
+    def refuse(self) -> None:
+        for queue in self._queues.values():
+            while queue:
+                queue.popleft().fail(Unavailable("This server cannot sell right now: its relayers are out of gas"))
+
     async def _work(self, send: Callable[[Sequence[Item], Lane], Awaitable[None]]) -> None:
         """Simulate what waits and `send` what would settle."""
         # The newest block that is known, which may be ahead of the cursor: a block may have become smaller.

@@ -41,6 +41,10 @@ class Queue(Protocol):
         """Leave what waits to the other processes."""
         ...
 
+    def refuse(self) -> None:
+        """No process can send: tell those who wait for what is not written down."""
+        ...
+
 
 class Dispatcher:
     """One worker for each relayer. `wake` tells them that something may have come up; the first queue goes first."""
@@ -129,10 +133,13 @@ class Dispatcher:
             pass
 
     async def _leave_to_others(self) -> None:
-        """Without a relayer here that can pay, another process sends what waits; when none can, it goes on waiting."""
+        """Without a relayer here that can pay, another process sends what waits; when none can, it is refused."""
         while True:
             try:
                 self.is_out_of_gas = not self._leases.can_send and await self._is_nobody_able_to_pay()
+                if self.is_out_of_gas:
+                    for queue in self._queues:
+                        queue.refuse()
                 if (queue := self._left_behind()) is not None:
                     await queue.leave()
                     continue

@@ -100,6 +100,9 @@ class Payouts:
             if not top_up.done.done():
                 top_up.done.set_result(None)
 
+    def refuse(self) -> None:
+        """What waits is written down, and nobody holds a connection open for it: it waits for the relayers' gas."""
+
     async def _send_gas(self, relayer: Relayer, top_up: TopUp, wei: int) -> None:
         to = top_up.wallet.address
         gift = Batch(b"", EMPTY_GAS, movements=[top_up.move], value=wei, to=to)

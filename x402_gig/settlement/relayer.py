@@ -106,6 +106,16 @@ class Relayer:
             self._has_gas_until = time.monotonic() + HAS_GAS_TTL_S
         return True
 
+    def doubt_gas(self) -> None:
+        """The node refuses to send: ask for the balance again."""
+        self._has_gas_until = 0.0
+
+    async def _note_gas(self) -> None:
+        """While it cannot pay for what it has, nothing more waits for this relayer. (A gig's wallet is none.)"""
+        if self.wallet.address in self.leases.relayers:
+            note = self.leases.out_of_gas.discard if await self.has_gas() else self.leases.out_of_gas.add
+            note(self.wallet.address)
+
     async def _gas_needed(self) -> int:
         return LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self.market()).max_fee
 
@@ -227,6 +237,7 @@ class Relayer:
             try:
                 if end := await sending.step(is_first=tries == 0):
                     return end
+                await self._note_gas()
                 await self.head.next(pause_s)
             except Unavailable as exc:
                 log.warning("slot %d/%d: %s", slot.slot_id, slot.nonce, exc.detail)
@@ -289,6 +300,7 @@ class Sending:
         except ChainRefused as refused:
             # "already known", "nonce too low", "replacement underpriced": none says what became of it.
             log.debug("send: %s", refused.detail)
+            self.relayer.doubt_gas()
             receipt = None
         if receipt is not None and await self._is_sealed(receipt):
             return self.attempts[0], receipt
