@@ -426,6 +426,75 @@ def test_a_failed_settlement_is_not_a_refusal_and_may_still_be_executed(shop: De
     assert odd.times("/settle") == 1
 
 
+FAILURE = reply({"success": False, "errorReason": "unexpected_settle_error", "transaction": ""}, 500)
+
+
+def test_a_facilitator_that_failed_is_asked_again_when_the_buyer_repeats_the_header(
+    shop: Dev, odd: OddFacilitator
+) -> None:
+    purchase = Purchase(shop)
+    odd.settle = lambda _: FAILURE
+    refused = purchase.post()
+    assert_try_again(refused, purchase, "outcome_unknown")
+    assert "the facilitator is asked again" in refused.json()["error"]
+
+    odd.reset()
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(lambda _: purchase.post(), range(5)))
+
+    assert len({answer.text for answer in answers}) == 1
+    assert_bought(answers[0], purchase)
+    assert odd.times("/settle") == 1
+
+
+def test_a_facilitator_that_only_fails_is_asked_three_times_in_all(shop: Dev, odd: OddFacilitator) -> None:
+    purchase = Purchase(shop)
+    odd.settle = lambda _: FAILURE
+    began = time.monotonic()
+    answers = [purchase.post() for _ in range(5)]
+    assert time.monotonic() - began < SHORT_S
+    for answer in answers:
+        assert_try_again(answer, purchase, "outcome_unknown")
+    assert ["is asked again" in answer.json()["error"] for answer in answers] == [True, True, False, False, False]
+    assert odd.times("/settle") == 3
+
+    execute(shop, purchase.payload["payload"])
+    assert_bought(purchase.post(), purchase)
+    assert odd.times("/settle") == 3
+
+
+def test_a_failure_is_not_asked_again_while_the_payer_has_no_money(shop: Dev, odd: OddFacilitator) -> None:
+    purchase = Purchase(shop)
+    odd.settle = lambda _: FAILURE
+    assert_try_again(purchase.post(), purchase, "outcome_unknown")
+    shop.give_usdc(purchase.buyer.address, 0)
+    answer = purchase.post()
+    assert (answer.status_code, answer.json()["reason"]) == (503, "outcome_unknown")
+    assert odd.times("/settle") == 1
+    shop.give_usdc(purchase.buyer.address, PRICE)
+    odd.settle = lambda payload: settled(execute(shop, payload))
+    assert_bought(purchase.post(), purchase)
+
+
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        None,
+        reply(b"<html>Bad gateway</html>", 502),
+        reply({"success": False, "transaction": "0x" + "ab" * 32}),
+        reply({"success": True, "transaction": "0x" + "ab" * 32}),
+        reply({"success": True, "transaction": ""}),
+    ],
+    ids=["dropped", "502", "a failure with a transaction", "a success", "a success without a transaction"],
+)
+def test_a_result_that_is_not_clear_is_never_asked_again(shop: Dev, odd: OddFacilitator, unclear: Reply) -> None:
+    purchase = Purchase(shop)
+    odd.settle = lambda _: unclear
+    for _ in range(2):
+        purchase.leave(0.5)
+    assert odd.times("/settle") == 1
+
+
 def elsewhere(shop: Dev, purchase: Purchase, **changes: Any) -> str:
     """Execute another authorization of the same payer; its transaction."""
     shop.give_usdc(purchase.buyer.address, 2 * PRICE)

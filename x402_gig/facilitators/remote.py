@@ -1,7 +1,7 @@
 """A remote facilitator executes the authorizations; the chain alone says whether it did.
 
-Its answers are claims. `/verify` may only add a refusal to our own checks; `/settle` is asked once for a payment and
-whatever it says, the payment settles when its deposit is seen on chain.
+Its answers are claims. `/verify` may only add a refusal to our own checks. Whatever `/settle` says, the payment settles
+when its deposit is seen on chain. It is asked again only after a plain failure: `success: false` without a transaction.
 """
 
 import asyncio
@@ -25,8 +25,9 @@ from x402_gig.payments.payment import Payment, PaymentKey
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.simulation import Lane, NeedsContractLane, NotNow, Passes, Used, lane_of, simulate
-from x402_gig.store import payments
+from x402_gig.store import facilitated, payments
 from x402_gig.store.engine import Ledger
+from x402_gig.store.facilitated import Failed
 from x402_gig.store.payments import Reservation
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,14 @@ log = logging.getLogger(__name__)
 VERIFY_TIMEOUT_S = 10
 SETTLE_TIMEOUT_S = 60
 MAX_ANSWER_BYTES = 64 * 1024
+FAILED = (
+    "The facilitator could not settle the payment: repeat the request with the same payment header and the facilitator "
+    "is asked again"
+)
+GIVEN_UP = (
+    "The facilitator failed three times. The payment may still be executed until it expires: repeat the request with "
+    "the same payment header for its outcome"
+)
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -145,15 +154,33 @@ class RemoteFacilitator:
         return await self._settling.wait(written) if isinstance(written, int) else written
 
     async def resume(self, payment_id: int) -> Outcome:
-        """Only waits: `/settle` is never asked twice."""
-        return await self._settling.wait(payment_id)
+        """Asks `/settle` again after a plain failure, three times in all; a result that is not clear is waited for."""
+        failed = await self._ledger.read(lambda c: facilitated.find_failed(c, payment_id))
+        outcome = await self._ask_again(payment_id, failed) if failed is not None else None
+        return outcome or await self._settling.wait(payment_id)
+
+    async def _ask_again(self, payment_id: int, failed: Failed) -> Outcome | None:
+        """None when the facilitator is asked now, or another request was quicker."""
+        try:
+            would_not_settle = await self._simulate(failed.wanted)
+        except Unavailable:
+            return Unknown(STILL_SETTLING)
+        if would_not_settle is not None:
+            # Its authorization may still live: only what the ledger says is final.
+            known = await self._ledger.read(lambda c: payments.outcomes(c, [payment_id]))
+            return known.get(payment_id, Unknown(STILL_SETTLING))
+        if not failed.may_be_asked:
+            return Unknown(GIVEN_UP)
+        if await self._ledger.write(lambda c: facilitated.ask_again(c, payment_id)):
+            self._spawn(self._ask_to_settle(payment_id, failed.wanted.payment))
+        return None
 
     def can_send(self) -> bool:
         return True
 
     async def resend(self, payment_id: int, wanted: Reservation) -> None:
         """Ask `/settle` once more: the deposit is gone from the chain, or the operator said so."""
-        if await self._ledger.write(lambda c: payments.take_resend(c, payment_id)):
+        if await self._ledger.write(lambda c: facilitated.take_resend(c, payment_id)):
             self._spawn(self._ask_to_settle(payment_id, wanted.payment))
 
     def _begin(self, name: tuple[PaymentKey, bytes, str], wanted: Reservation) -> "asyncio.Task[Written]":
@@ -183,7 +210,7 @@ class RemoteFacilitator:
     async def _write_down(self, wanted: Reservation) -> Written:
         if outcome := await self._check(wanted):
             return outcome
-        ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted]))
+        ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted], broadcasts=1))
         if payment_id := ids.get(wanted.key):
             self._spawn(self._ask_to_settle(payment_id, wanted.payment))
             return payment_id
@@ -250,12 +277,12 @@ class RemoteFacilitator:
     async def _ask_to_settle(self, payment_id: int, payment: Payment) -> None:
         try:
             answer = await self._client.settle(self._body(payment))
-        except GigError as exc:
-            PaymentLog(log, payment_id).warning("%s", exc.detail)
-        else:
             claim = (answer.success, answer.error_reason, answer.transaction)
             PaymentLog(log, payment_id).info("the facilitator says %.200r", claim)
             if not answer.success and not answer.transaction:
                 # It may still execute it: not a refusal, only nothing to wait for right now.
-                self._settling.tell(payment_id, Unknown(STILL_SETTLING))
+                may_be_asked = await self._ledger.write(lambda c: facilitated.note_failure(c, payment_id))
+                self._settling.tell(payment_id, Unknown(FAILED if may_be_asked else GIVEN_UP))
+        except GigError as exc:
+            PaymentLog(log, payment_id).warning("%s", exc.detail)
         self._look()

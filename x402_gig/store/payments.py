@@ -306,12 +306,6 @@ def send_again(connection: Connection, payment_id: int) -> bool:
     return True
 
 
-def take_resend(connection: Connection, payment_id: int) -> bool:
-    """Take the order to send it again; False when somebody else has taken it."""
-    taken = update(payments).where(payments.c.id == payment_id, payments.c.resend == 1).values(resend=0)
-    return connection.execute(taken).rowcount == 1
-
-
 def _reservation(row: RowMapping) -> Reservation:
     order = Order(row["product"], json.loads(row["terms"]), row["value"])
     return Reservation(_key(row), _payment(row), order)

@@ -106,6 +106,8 @@ payments = Table(
     Column("abandoned", Integer, nullable=False, default=0),
     # To be sent once more although nobody waits for it: its deposit was reorganised away, or the operator said so.
     Column("resend", Integer, nullable=False, default=0, server_default="0"),
+    # A remote facilitator's last answer was a failure without a transaction.
+    Column("failed", Integer, nullable=False, default=0, server_default="0"),
     # Its commission is in a row of commissions that is not void.
     Column("collected", Integer, nullable=False, default=0, server_default="0"),
     Column("created_at", BigInteger, nullable=False),

@@ -140,7 +140,7 @@ OLD: Rows = {
 }  # fmt: skip
 NEW_COLUMNS: dict[str, dict[str, Any]] = {
     "ledger": {"start_number": 41, "start_balance": 0, "base_number": 0, "base_balance": 0, "doubts": 0},
-    "payments": {"resend": 0},
+    "payments": {"resend": 0, "failed": 0},
     "deposits": {"on_chain": 1, "refund_id": None},
     "slots": {"block_hash": None},
     "attempts": {"gas": 0, "is_empty": 0},

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 from tests.unit.payments.examples import NOW
 from tests.unit.store.examples import ASSET, END, SHOP, address, key, reservation, reserved, transfer, word
 from x402_gig.payments.outcome import Rejected
-from x402_gig.store import deposits, journal, payments, slots, tables
+from x402_gig.store import deposits, facilitated, journal, payments, slots, tables
 from x402_gig.store.payments import MAX_BROADCASTS, Delivery
 
 REJECTED = Rejected("some_reason", "In words")
@@ -154,10 +154,44 @@ def test_what_is_under_way_or_final_is_not_sent_again(db: Connection) -> None:
 def test_the_order_to_send_it_again_is_taken_once(db: Connection) -> None:
     first, second = reserved(db, 1, 2)
     payments.send_again(db, first)
-    assert not payments.take_resend(db, second)
-    assert payments.take_resend(db, first)
-    assert not payments.take_resend(db, first)
+    assert not facilitated.take_resend(db, second)
+    assert facilitated.take_resend(db, first)
+    assert not facilitated.take_resend(db, first)
     assert resent(db) == []
+    assert [column(db, payment_id, "broadcasts") for payment_id in (first, second)] == [2, 1]
+
+
+def test_a_failure_may_be_asked_again_until_it_was_asked_three_times(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    for count in range(1, MAX_BROADCASTS):
+        assert not facilitated.ask_again(db, payment_id), "what became of it is not known"
+        assert facilitated.find_failed(db, payment_id) is None
+        assert facilitated.note_failure(db, payment_id)
+        assert facilitated.find_failed(db, payment_id) == facilitated.Failed(reservation(1), may_be_asked=True)
+        assert facilitated.ask_again(db, payment_id)
+        assert column(db, payment_id, "broadcasts") == count + 1
+    assert not facilitated.note_failure(db, payment_id)
+    assert facilitated.find_failed(db, payment_id) == facilitated.Failed(reservation(1), may_be_asked=False)
+    assert not facilitated.ask_again(db, payment_id)
+
+
+def test_a_failure_of_what_is_final_is_none(db: Connection) -> None:
+    first, second = reserved(db, 1, 2)
+    assert facilitated.note_failure(db, second)
+    settle(db, 1)
+    payments.reject(db, second, REJECTED)
+    for payment_id in (first, second):
+        assert not facilitated.note_failure(db, payment_id)
+        assert facilitated.find_failed(db, payment_id) is None
+        assert not facilitated.ask_again(db, payment_id)
+
+
+def test_an_old_failure_says_nothing_about_what_is_sent_again(db: Connection) -> None:
+    [payment_id] = reserved(db, 1)
+    facilitated.note_failure(db, payment_id)
+    payments.send_again(db, payment_id)
+    assert facilitated.take_resend(db, payment_id)
+    assert facilitated.find_failed(db, payment_id) is None
 
 
 def test_one_that_was_sent_too_often_is_sent_once_more_when_somebody_says_so(db: Connection) -> None:
