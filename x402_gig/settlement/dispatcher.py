@@ -140,8 +140,8 @@ class Dispatcher:
                 if self.is_out_of_gas:
                     for queue in self._queues:
                         queue.refuse()
-                if (queue := self._left_behind()) is not None:
-                    await queue.leave()
+                elif (left_behind := self._left_behind()) is not None:
+                    await left_behind.leave()
                     continue
             except GigError as exc:
                 log.warning("what waits is not left to others: %s", exc.detail)
@@ -150,7 +150,7 @@ class Dispatcher:
             await asyncio.sleep(IDLE_S)
 
     def _left_behind(self) -> Queue | None:
-        if self._leases.can_send or self._leases.processes < 2 or self.is_out_of_gas:
+        if self._leases.can_send or self._leases.processes < 2:
             return None
         return next((queue for queue in self._queues if queue.waits()), None)
 

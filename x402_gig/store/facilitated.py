@@ -18,8 +18,9 @@ class Failed(Struct, frozen=True):
 def find_failed(connection: Connection, payment_id: int) -> Failed | None:
     """None when the payment is final, or what became of the last question is not known."""
     asked = select(payments.c.broadcasts).where(payments.c.id == payment_id, payments.c.failed == 1)
-    broadcasts = connection.execute(asked).scalar()
-    wanted = find_open(connection, payment_id) if broadcasts is not None else None
+    if (broadcasts := connection.execute(asked).scalar()) is None:
+        return None
+    wanted = find_open(connection, payment_id)
     return Failed(wanted, broadcasts < MAX_BROADCASTS) if wanted is not None else None
 
 

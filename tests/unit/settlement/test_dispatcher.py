@@ -44,6 +44,9 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
         async def leave(self) -> None:
             raise AssertionError("there is a relayer")
 
+        def refuse(self) -> None:
+            raise AssertionError("it can pay")
+
         async def run(self, relayer: Any) -> None:
             happened.append("batch")
             if happened.count("batch") == 1:
