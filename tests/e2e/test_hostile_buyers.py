@@ -268,6 +268,14 @@ def test_a_deposit_becomes_the_gig_also_when_its_order_comes_after_the_authoriza
     assert_not_charged_again(late)
 
 
+def test_a_deposit_by_an_authorization_that_never_expires_becomes_the_gig(shop: Dev) -> None:
+    endless = buyer(shop, 2 * PRICE, validBefore=str(2**256 - 1))
+    theirs = execute(shop, endless.transfer)
+
+    assert_gig(endless, endless.pay_until(200), theirs)
+    assert_not_charged_again(endless)
+
+
 def test_a_second_authorization_that_is_paid_already_does_not_have_the_first_one_paid_as_well(shop: Dev) -> None:
     """The first failed on chain and its buyer gave up on it; the second is executed by somebody else."""
     twice = buyer(shop)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     exists,
     func,
     literal,
@@ -38,6 +39,8 @@ from x402_gig.store.tables import aliases, deposits, payments, slot_payments, sl
 from x402_gig.store.tables import journal as journal_rows
 
 MAX_BROADCASTS = 3
+# The end of the year 9999: a later validBefore, which may be a uint256, is kept as this.
+LAST_S = 253_402_300_799
 # How long an answer may take from the commit to the buyer, and how many may be on their way at once.
 ANSWER_S = 2
 LAST_ENTRIES = 2000
@@ -215,7 +218,7 @@ def _new_row(wanted: Reservation, now: int, broadcasts: int) -> dict[str, Any]:
         "payee": authorization.payee,
         "value": authorization.value,
         "valid_after": authorization.valid_after,
-        "valid_before": authorization.valid_before,
+        "valid_before": min(authorization.valid_before, LAST_S),
         "signature": wanted.payment.signature.hex(),
         "product": order.product,
         "terms": json.dumps(order.terms),
@@ -387,7 +390,9 @@ def settle(connection: Connection, deliveries: Sequence[Delivery]) -> None:
 def reopen(connection: Connection, ids: Iterable[int], reason: str) -> list[int]:
     """Their deposits are not on chain any more; the ids of those that were settled."""
     statement = update(payments).where(payments.c.id.in_(list(ids)), _may_become("open"))
-    values = {"state": "open", "transaction": None, "final_at": None, "resend": 1}
+    # Without the validBefore that was signed, only a stranger can execute it again.
+    resend = case((payments.c.valid_before < LAST_S, 1), else_=0)
+    values = {"state": "open", "transaction": None, "final_at": None, "resend": resend}
     reopened = list(connection.execute(statement.values(values).returning(payments.c.id)).scalars())
     journal.note(connection, reopened, "open", reason)
     return reopened

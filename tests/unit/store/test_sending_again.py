@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection, select
 
 from tests.unit.payments.examples import NOW
@@ -118,6 +119,18 @@ def test_a_payment_that_is_open_again_is_as_it_was_when_it_was_written_down(db: 
     assert [column(db, payment_id, name) for name in ("state", "transaction", "final_at")] == ["open", None, None]
     # Its gig is made already.
     assert column(db, payment_id, "answer") == answer is not None
+
+
+def test_one_whose_end_is_not_kept_as_it_was_signed_is_not_sent_again(db: Connection) -> None:
+    paid = reservation(1).payment
+    endless = replace(paid, authorization=replace(paid.authorization, valid_before=2**256 - 1))
+    payments.write_down(db, [reservation(1, payment=endless)])
+    settle(db, 1)
+    assert lose(db, 1) == [1]
+    assert resent(db) == []
+    [kept] = payments.unsettled(db, 0, 10)
+    assert kept.authorization.valid_before == payments.LAST_S
+    settle(db, 1)
 
 
 def test_only_settled_payments_are_opened_again(db: Connection) -> None:
