@@ -323,6 +323,16 @@ def test_a_refusal_counts_whatever_its_http_status(shop: Dev, odd: OddFacilitato
     assert_bought(purchase.post(), purchase)
 
 
+def test_reasons_of_the_facilitators_own_are_one_label_of_the_metrics(shop: Dev, odd: OddFacilitator) -> None:
+    purchase = Purchase(shop)
+    for number in range(3):
+        odd.verify = lambda _, n=number: reply({"isValid": False, "invalidReason": f"case_{n}"}, 400)  # type: ignore[misc]
+        assert purchase.post().json()["error"] == f"case_{number}"
+    metrics = shop.http.get(shop.url + "/metrics").text
+    assert 'x402_gig_payments_total{outcome="rejected",reason="refused_by_facilitator"}' in metrics
+    assert "case_" not in metrics
+
+
 HUGE = b'{"isValid": true, "payer": "' + b"0" * 10_000_000 + b'"}'
 
 

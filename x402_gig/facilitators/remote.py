@@ -247,8 +247,9 @@ class RemoteFacilitator:
         verdict = await self._client.verify(self._body(payment))
         if verdict.is_valid:
             return None
-        reason = verdict.invalid_reason or "unexpected_verify_error"
-        return Rejected(reason[:100], "The facilitator refuses the payment")
+        reason = (verdict.invalid_reason or "unexpected_verify_error")[:100]
+        log.info("the facilitator refuses a payment: %r", reason)
+        return Rejected(reason, "The facilitator refuses the payment", is_foreign=True)
 
     def _body(self, payment: Payment) -> dict[str, Any]:
         """Both calls' body, made of our own requirements and the signed authorization: no claim of the client's."""

@@ -102,7 +102,7 @@ class Observer(Protocol):
     """Counts."""
 
     def answered(self, outcome: str, reason: str) -> None:
-        """A buyer gets this outcome: `settled`, `rejected`, `unknown` or `error`."""
+        """A buyer gets this outcome: `settled`, `rejected`, `unknown` or `error`. There are few reasons."""
         ...
 
     def settled(self, seconds: float) -> None:
@@ -142,8 +142,7 @@ class Checkout:
         except GigError as exc:
             self._observer.answered("error", exc.reason)
             raise
-        reason = outcome.reason if isinstance(outcome, Rejected) else ""
-        self._observer.answered(type(outcome).__name__.lower(), reason)
+        self._observer.answered(type(outcome).__name__.lower(), _counted(outcome))
         return outcome
 
     async def _pay(self, payment: Payment, order: Order) -> Outcome:
@@ -213,6 +212,13 @@ class Checkout:
                 return await settling
         except TimeoutError:
             return Unknown(STILL_SETTLING)
+
+
+def _counted(outcome: Outcome) -> str:
+    """The reason under which an outcome is counted."""
+    if not isinstance(outcome, Rejected):
+        return ""
+    return "refused_by_facilitator" if outcome.is_foreign else outcome.reason
 
 
 def _refuse_broken_terms(order: Order) -> None:

@@ -37,15 +37,13 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
         def __init__(self) -> None:
             self.wake: Callable[[], None] = lambda: None
             self.gathers: Callable[[], bool] = lambda: False
+            self.refuse: Callable[[], None] = lambda: None
 
         def waits(self) -> bool:
             return not done.is_set()
 
         async def leave(self) -> None:
             raise AssertionError("there is a relayer")
-
-        def refuse(self) -> None:
-            raise AssertionError("it can pay")
 
         async def run(self, relayer: Any) -> None:
             happened.append("batch")
