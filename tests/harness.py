@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -285,11 +286,13 @@ def devnet(*flags: str) -> Iterator[Chain]:
 
 def serve_settings(chain: Chain, folder: Path, **changes: Any) -> dict[str, str]:
     """What `serve` needs, as environment variables: a shop of its own on `chain`; a change to None leaves one out."""
+    seed = changes.get("seed", Account.create_with_mnemonic()[1])
     settings = {
         "network": "devnet",
         "rpc_url": chain.rpc_url,
-        "seed": Account.create_with_mnemonic()[1],
-        "commission_address": Account.create().address,
+        "seed": seed,
+        # Who starts a ledger again must name the same one.
+        "commission_address": Account.from_key(hashlib.sha256(str(seed).encode()).digest()).address,
         "public_url": "https://gigs.example",
         "port": 0,
         "rate_limit_address": "off",
@@ -308,3 +311,21 @@ def served(chain: Chain, **settings: Any) -> Iterator[Dev]:
         running("serve", env=serve_settings(chain, Path(folder), **settings), cwd=Path(folder)) as (_, ready),
     ):
         yield Dev(chain.rpc_url, url=ready["url"])
+
+
+def start(env: Json, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """`serve` that is expected to give up by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "x402_gig", "serve"],
+        env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def refused(chain: Chain, folder: Path, **settings: Any) -> str:
+    """What `serve` says when it does not start, on one line."""
+    ended = start(serve_settings(chain, folder, **settings), folder)
+    said = " ".join(ended.stderr.split())
+    assert (ended.returncode, ended.stdout) == (1, ""), said
+    assert "Traceback" not in said, said
+    assert "Cannot start:" in said or "Error:" in said, said
+    return said

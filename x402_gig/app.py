@@ -23,8 +23,8 @@ from x402_gig.errors import CannotStart, GigError, LedgerUnavailable, Unavailabl
 from x402_gig.facilitators.local import LocalFacilitator
 from x402_gig.gigs.listing import GigQuery, Page
 from x402_gig.gigs.records import GigRecord
+from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.shop import GigShop
-from x402_gig.gigs.terms import Limits
 from x402_gig.metrics import Metrics
 from x402_gig.payments.checkout import Checkout
 from x402_gig.payments.order import Product, Seller
@@ -33,6 +33,7 @@ from x402_gig.settlement import preflight
 from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.dispatcher import Dispatcher, Queue
+from x402_gig.settlement.following import Following
 from x402_gig.settlement.funding import Funding
 from x402_gig.settlement.head import Head
 from x402_gig.settlement.keyed import KeyedGigs
@@ -43,6 +44,7 @@ from x402_gig.settlement.relayer import Relayer
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.turns import LedgerTurns
 from x402_gig.settlement.watcher import Watcher
+from x402_gig.store import kept
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.gigs import GigShelf, find_gig, list_gigs, open_shelf
@@ -88,6 +90,7 @@ class Server:
     clock: ChainClock
     metrics: Metrics
     leases: Leases
+    following: Following
     payouts: Payouts
     client: "FacilitatorClient | None" = field(init=False, default=None)
     redis_turns: "RedisTurns | None" = field(init=False, default=None)
@@ -134,7 +137,7 @@ class Server:
             funding_due=self.fund_soon,
             clock=self.clock,
             reorg_depth=self.settings.reorg_depth,
-            minimum_price=self.shop.minimum_price_units,
+            minimum_price=lambda: self.shop.rules.current.minimum_price_units,
             metrics=self.metrics,
             recheck=self.keyed.recheck,
         )
@@ -166,7 +169,6 @@ class Server:
             wallets=self.wallets,
             watcher=self.watcher,
             turns=self.redis_turns or LedgerTurns(self.ledger),
-            commission_address=self.settings.commission_address,
             confirmations=self.settings.confirmations,
             reorg_depth=self.settings.reorg_depth,
             funding_due=self.fund_soon,
@@ -225,10 +227,18 @@ class Server:
         await preflight.ensure_batcher(self.node, self.relayers, self.leases)
         if not is_bound:
             await preflight.bind_ledger(self.node, self.ledger, self.wallets, self.settings.reorg_depth)
+        await self._agree()
         await preflight.check_relayers(self.ledger, wallets)
         # Before anything is signed: has money left the intake without this ledger knowing?
         await self.watcher.catch_up()
         await preflight.check_not_halted(self.ledger)
+
+    async def _agree(self) -> None:
+        """Write the shared settings down where the ledger has none, and go by what it says. Raises CannotStart."""
+        wanted = self.settings.model_dump(include=set(kept.NAMES))
+        # Another server, which started at the same time, may have been first.
+        self.settings.agreed(await self.ledger.write(lambda c: kept.keep(c, wanted)))
+        await self.following.look()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -237,6 +247,7 @@ class Server:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self.leases.run(), name="leases"),
+                group.create_task(self.following.run(), name="following"),
                 group.create_task(self.watcher.run(WATCH_INTERVAL_S), name="watcher"),
                 group.create_task(self.dispatcher.run(), name="dispatcher"),
                 group.create_task(self.payouts.serve(), name="payouts"),
@@ -256,7 +267,6 @@ class Server:
         if self.redis_turns is not None:
             await self.redis_turns.close()
         await self.limiter.close()
-        self.ledger.close()
 
     async def find_gig(self, gig_id: int, key_id: int | None = None) -> GigRecord | None:
         if not 0 < gig_id <= MAX_GIG_ID:
@@ -342,18 +352,17 @@ def _culprit(problem: GigError) -> str:
     return "database" if isinstance(problem, LedgerUnavailable) else "chain"
 
 
-def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
-    """Wire everything; nothing is contacted yet but the database."""
+def build(settings: Settings, ledger: Ledger, extra_products: Sequence[Product] = ()) -> Server:
+    """Wire everything, by settings that agree with the ledger; nothing is contacted yet."""
     preset = settings.preset
     wallets = Wallets(settings.mnemonic, settings.wallet_account)
     intake = wallets.intake.address
     token = preset.token
     node = Node(Rpc(settings.rpc_url.get_secret_value()), token)
-    limits = Limits(settings.minimum_reward, settings.maximum_reward, token.address, preset.v1_name)
     clock, metrics = ChainClock(), Metrics()
-    shop = GigShop(limits, settings.commission_bps, preset.chain_id, clock.now)
+    rules = Rules(RuleSet(0, 0, settings.commission_bps, settings.minimum_reward, settings.maximum_reward))
+    shop = GigShop(rules, token.address, preset.v1_name, preset.chain_id, clock.now)
     shelves = _shelves(preset.caip2, [shop, *extra_products], wallets)
-    ledger = Ledger(settings.database_url.get_secret_value())
     settling = Settling(ledger, shelves, intake=intake, asset=token.address, clock=clock)
     depths = {"confirmations": settings.confirmations, "reorg_depth": settings.reorg_depth}
     # A deposit is known by its receipt, but for these.
@@ -381,12 +390,11 @@ def build(settings: Settings, extra_products: Sequence[Product] = ()) -> Server:
         relayers=[sender(wallet, wallet.address) for wallet in relayers],
         claims=Claims(node, ledger, shelves, settling, watcher),
         # Half of the relayers at most, so that deposits need not wait.
-        funding=Funding(
-            ledger, node, wallets, leases, settings.commission_address, clock, at_once=max(1, settings.relayers // 2)
-        ),
+        funding=Funding(ledger, node, wallets, leases, clock, at_once=max(1, settings.relayers // 2)),
         clock=clock,
         metrics=metrics,
         leases=leases,
+        following=Following(ledger, rules, settings.max_timeout_s),
         payouts=Payouts(ledger, node, wallets, leases, lambda wallet: sender(wallet, FUNDING)),
     )
 
@@ -414,11 +422,14 @@ def _shelves(network: str, products: Sequence[Product], wallets: Wallets) -> Sho
 async def open_server(settings: Settings, extra_products: Sequence[Product] = ()) -> AsyncIterator[Server]:
     """A prepared server at work. Raises CannotStart."""
     async with AsyncExitStack() as stack:
-        server = build(settings, extra_products)
-        if settings.warning:
-            log.warning(settings.warning)
-        stack.push_async_callback(server.close)
+        ledger = Ledger(settings.database_url.get_secret_value())
+        stack.callback(ledger.close)
         try:
+            settings = settings.agreed(await ledger.read(kept.settings))
+            if settings.warning:
+                log.warning(settings.warning)
+            server = build(settings, ledger, extra_products)
+            stack.push_async_callback(server.close)
             await server.prepare()
         except Unavailable as exc:
             is_ledger = isinstance(exc, LedgerUnavailable)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from x402_gig import cli_gigs, cli_keys, cli_ledger
+from x402_gig import cli_gigs, cli_keys, cli_ledger, cli_settings
 from x402_gig.buyer_terms import TermFlags, takes_terms
 from x402_gig.cli_office import Json
 from x402_gig.errors import OutcomeUnknown, Refused
@@ -266,3 +266,4 @@ def _step(name: str, text: str) -> None:
 cli_ledger.add_to(app)
 app.add_typer(cli_keys.keys, name="keys")
 app.add_typer(cli_gigs.gigs, name="gigs")
+app.add_typer(cli_settings.settings, name="settings")

@@ -85,7 +85,8 @@ async def serve(load: Callable[[], Settings]) -> None:
     loaded = load()
     with bind(loaded.host, loaded.port) as listener:
         async with open_server(loaded) as server, listening(server.app, listener, loaded.proxies):
-            log.info("network %s, intake %s, listening on %s", loaded.network, server.seller.pay_to, url_of(listener))
+            network, intake = server.settings.network, server.seller.pay_to
+            log.info("network %s, intake %s, listening on %s", network, intake, url_of(listener))
             print(f"ready {url_of(listener)}", flush=True)
             await asyncio.Event().wait()
 
@@ -126,6 +127,6 @@ class Worker:
         loaded = settings.load()
         async with open_server(loaded) as server:
             self._app = cast(ASGIApp, ProxyHeadersMiddleware(cast(Any, server.app), loaded.proxies))
-            log.info("network %s, intake %s", loaded.network, server.seller.pay_to)
+            log.info("network %s, intake %s", server.settings.network, server.seller.pay_to)
             await send({"type": "lifespan.startup.complete"})
             await receive()

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -26,13 +26,17 @@ from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.keccak import with_checksum
 from x402_gig.chain.wallets import seed_of
 from x402_gig.errors import CannotStart
-from x402_gig.gigs.pricing import USDC_DECIMALS, to_units
+from x402_gig.gigs.pricing import USDC_DECIMALS, to_tokens, to_units
 from x402_gig.payments.order import Network
+from x402_gig.store.kept import NAMES
 
 PREFIX = "X402_GIG_"
 _ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
 # The ledger's amounts are 64-bit.
 LARGEST_REWARD = 1_000_000_000_000
+WITHOUT_DEFAULT = ("network", "commission_address")
+# Of a ledger they never change.
+FIXED = ("network", "wallet_account")
 OFF = "off"
 MOST_REQUESTS = 1_000_000_000
 LONGEST_WINDOW_S = 366 * 24 * 3600
@@ -171,18 +175,26 @@ Usdc = Annotated[int, BeforeValidator(_usdc)]
 RateText = Annotated[str, AfterValidator(_rate)]
 
 
-class Settings(BaseModel):
-    """Amounts are base units here and USDC in the environment. Nothing is read from there but by `load`."""
+class Changeable(BaseModel):
+    """What the ledger keeps and `x402-gig settings set` changes. Amounts are base units here and USDC outside."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
-    network: Literal["base", "base-sepolia", "devnet"]
+    commission_address: Annotated[str, AfterValidator(_address)] = Field("", validate_default=False)
+    commission_bps: int = Field(1000, ge=0, le=10_000)
+    minimum_reward: Usdc = Field(10, ge=1)  # defaults are validated too, so they are USDC
+    maximum_reward: Usdc = Field(1_000_000, le=LARGEST_REWARD * 10**USDC_DECIMALS)
+
+
+class Settings(Changeable):
+    """What the environment says; nothing is read from there but by `load`. With what the ledger keeps: `agreed`."""
+
+    network: Literal["base", "base-sepolia", "devnet"] = Field(cast(Any, ""), validate_default=False)
     rpc_url: Annotated[SecretStr, AfterValidator(_secret_web_url)]
     facilitator: Annotated[str, AfterValidator(_facilitator)] = "local"
     facilitator_token: SecretStr = SecretStr("")
     seed: SecretStr = SecretStr("")
     seed_file: Path | None = None
-    commission_address: Annotated[str, AfterValidator(_address)]
     public_url: WebUrl
     database_url: SecretStr = SecretStr("sqlite:///x402-gig.db")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
@@ -191,9 +203,6 @@ class Settings(BaseModel):
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
     rate_limit_address: RateText = "600/minute"
     rate_limit_key: RateText = "600/minute"
-    commission_bps: int = Field(1000, ge=0, le=10_000)
-    minimum_reward: Usdc = Field(10, ge=1)  # defaults are validated too, so they are USDC
-    maximum_reward: Usdc = Field(1_000_000, le=LARGEST_REWARD * 10**USDC_DECIMALS)
     wallet_account: int = Field(0, ge=0, lt=2**31)
     max_timeout_s: int = Field(60, ge=10, le=600)
     confirmations: int = Field(1, ge=1, le=64)
@@ -247,12 +256,26 @@ class Settings(BaseModel):
             _read_phrase(path)
         return path
 
-    @field_validator("maximum_reward")
-    @classmethod
-    def _above_minimum(cls, maximum: int, info: ValidationInfo) -> int:
-        if maximum < info.data.get("minimum_reward", 0):
-            raise ValueError(f"is less than {PREFIX}MINIMUM_REWARD")
-        return maximum
+    def agreed(self, kept: Mapping[str, Any], among: Collection[str] = NAMES) -> "Settings":
+        """With what the ledger keeps, which is nothing before its first start.
+
+        Raises CannotStart where the environment says something else `among` these, or does not say what has no default.
+        """
+        differing = self.differing(kept)
+        problems = [_differs(name, *differing[name]) for name in differing if name in among]
+        values = {**dict(self), **kept}
+        problems += [_missing(name) for name in WITHOUT_DEFAULT if not values[name]]
+        if values["maximum_reward"] < values["minimum_reward"]:
+            problems.append(f"{_variable('maximum_reward')}: is less than {_variable('minimum_reward')}")
+        if problems:
+            raise CannotStart(problems)
+        # Only what the environment says counts as set.
+        return Settings.model_construct(self.model_fields_set, **values)
+
+    def differing(self, kept: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+        """What the environment says and the ledger does not: both, as they are written there."""
+        said = {name: (getattr(self, name), kept[name]) for name in kept if name in self.model_fields_set}
+        return {name: (written(name, ours), written(name, its)) for name, (ours, its) in said.items() if ours != its}
 
     @property
     def mnemonic(self) -> str:
@@ -287,10 +310,26 @@ def load(**overrides: Any) -> Settings:
         settings = Settings(**values | overrides)
     except ValidationError as exc:
         problems += [_problem(error) for error in exc.errors(include_url=False, include_input=False)]
+        problems += [_missing(name) for name in WITHOUT_DEFAULT if name not in values | overrides]
         raise CannotStart(problems) from None
     if problems:
         raise CannotStart(problems)
     return settings
+
+
+def written(name: str, value: Any) -> str:
+    """A setting's value as it is written in the environment."""
+    return to_tokens(value) if name in ("minimum_reward", "maximum_reward") else str(value)
+
+
+def _differs(name: str, ours: str, its: str) -> str:
+    change = f"or change the ledger: x402-gig settings set --{name.replace('_', '-')} {ours}"
+    how = change if name in Changeable.model_fields else "or name another ledger in X402_GIG_DATABASE_URL"
+    return f"{_variable(name)} is {ours}, and the ledger says {its} for all its servers: leave it out, {how}"
+
+
+def _missing(name: str) -> str:
+    return f"{_variable(name)} is not set, and the ledger does not say it before a server has started on it"
 
 
 def _variable(name: str) -> str:

@@ -10,17 +10,22 @@ from statistics import median
 from x402_gig.app import build
 from x402_gig.settings import load
 from x402_gig.settlement.reconciler import Reconciler
+from x402_gig.store import kept
+from x402_gig.store.engine import Ledger
 
 ROUNDS = 20
 
 
 async def measure() -> float:
-    server = build(load())
+    settings = load()
+    ledger = Ledger(settings.database_url.get_secret_value())
+    server = build(settings.agreed(await ledger.read(kept.settings)), ledger)
     try:
         await server.prepare()
         return 1000 * median([await _round(server.reconciler) for _ in range(ROUNDS)])
     finally:
         await server.close()
+        ledger.close()
 
 
 async def _round(reconciler: Reconciler) -> float:

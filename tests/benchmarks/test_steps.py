@@ -26,6 +26,7 @@ from x402_gig.chain.eip3009 import token_transfers, transfer_call
 from x402_gig.chain.keys import PrivateKey
 from x402_gig.chain.node import sign_transaction
 from x402_gig.chain.wallets import Wallets
+from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Limits, read_terms
 from x402_gig.payments.gate import PaymentGate, parse_object
@@ -35,6 +36,7 @@ from x402_gig.store.engine import Ledger
 
 AT_ONCE = 64
 LIMITS = Limits(10_000_000, 10**12, USDC.lower())
+RULES = RuleSet(1, 0, 1000, LIMITS.minimum_units, LIMITS.maximum_units)
 PRICE = LIMITS.minimum_units * 11 // 10
 KEY = PrivateKey(bytes(PAYER_ACCOUNT.key))
 BODY = b'{"chain": "base", "amount": 10.5, "gig_type": "like", "url": "https://farcaster.xyz/dwr/0x1a2b3c4d"}'
@@ -54,7 +56,7 @@ def test_read_terms(benchmark: BenchmarkFixture) -> None:
 
 
 def test_order_a_gig(benchmark: BenchmarkFixture) -> None:
-    shop = GigShop(LIMITS, 1000, 8453)
+    shop = GigShop(Rules(RULES), USDC.lower(), "base", 8453)
     assert benchmark(shop.order, gig_terms()).price_units == PRICE
 
 
@@ -62,9 +64,8 @@ def test_answer_402(benchmark: BenchmarkFixture) -> None:
     """The gate as a whole, without the HTTP server: body read, terms validated, 402 sent."""
     benchmark.extra_info["requests"] = AT_ONCE
     till: Any = SimpleNamespace(seller=SELLER)  # nobody pays
-    gate = PaymentGate(
-        _unreached, product=GigShop(LIMITS, 1000, 8453), checkout=till, public_url="https://gigs.example"
-    )
+    shop = GigShop(Rules(RULES), USDC.lower(), "base", 8453)
+    gate = PaymentGate(_unreached, product=shop, checkout=till, public_url="https://gigs.example")
     with asyncio.Runner() as runner:
         statuses = benchmark(lambda: runner.run(_ask(gate)))
     assert statuses == [402] * AT_ONCE

@@ -400,8 +400,8 @@ def test_money_that_moves_behind_the_ledgers_back_is_found_out(chain: Chain, tmp
     ("settings", "said"),
     [
         ({"database_url": "sqlite:///nowhere.db"}, "`x402-gig serve` makes it"),
-        ({"wallet_account": "5"}, "The ledger belongs to the intake"),
-        ({"network": "base-sepolia"}, "leads to chain 8453"),
+        ({"wallet_account": "5"}, "X402_GIG_WALLET_ACCOUNT is 5, and the ledger says 0"),
+        ({"network": "base-sepolia"}, "X402_GIG_NETWORK is base-sepolia, and the ledger says devnet"),
         ({"relayers": "none"}, "X402_GIG_RELAYERS"),
     ],
 )

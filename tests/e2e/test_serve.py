@@ -4,10 +4,7 @@ import json
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from eth_account import Account
@@ -25,11 +22,14 @@ from tests.harness import (
     devnet,
     gig_terms,
     payment_header,
+    refused,
     running,
     serve_settings,
     served,
+    start,
     until,
 )
+from tests.operator import operated
 
 DEAD_RPC = "http://127.0.0.1:1"
 
@@ -51,24 +51,6 @@ def new_seed() -> str:
 def derived(seed: str, path: str) -> LocalAccount:
     account: LocalAccount = Account.from_mnemonic(seed, account_path=path)
     return account
-
-
-def start(env: Json, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """`serve` that is expected to give up by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "x402_gig", "serve"],
-        env=env, cwd=folder, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-def refused(chain: Chain, folder: Path, **settings: Any) -> str:
-    """What `serve` says when it does not start, on one line."""
-    ended = start(serve_settings(chain, folder, **settings), folder)
-    said = " ".join(ended.stderr.split())
-    assert (ended.returncode, ended.stdout) == (1, ""), said
-    assert "Traceback" not in said, said
-    assert "Cannot start:" in said or "Error:" in said, said
-    return said
 
 
 def bought(shop: Dev, buyer: LocalAccount) -> tuple[Json, Json, Json]:
@@ -101,7 +83,7 @@ def test_every_wrong_setting_is_listed_by_its_name(chain: Chain, tmp_path: Path)
         "public_url": "gigs.example",
         "port": 70_000,
         "commission_bps": -1,
-        "maximum_reward": 5,
+        "maximum_reward": "five",
         "relayers": "two",
     }
     said = refused(chain, tmp_path, **wrong)
@@ -222,8 +204,8 @@ def test_a_ledger_belongs_to_its_chain(chain: Chain, shop: Json, tmp_path: Path)
 def test_a_ledger_belongs_to_its_seed_and_account(chain: Chain, shop: Json, tmp_path: Path) -> None:
     with served(chain, **shop):
         pass
-    for change in ({"seed": new_seed()}, {"wallet_account": 1}):
-        assert "The ledger belongs to the intake 0x" in refused(chain, tmp_path, **shop | change)
+    assert "The ledger belongs to the intake 0x" in refused(chain, tmp_path, **shop | {"seed": new_seed()})
+    assert "X402_GIG_WALLET_ACCOUNT is 1" in refused(chain, tmp_path, **shop | {"wallet_account": 1})
 
 
 def test_a_seed_with_funded_gigs_needs_its_ledger_or_another_account(chain: Chain, shop: Json, tmp_path: Path) -> None:
@@ -301,7 +283,7 @@ def test_a_restart_goes_on_with_the_next_gig(chain: Chain, shop: Json) -> None:
 
 
 def test_a_payment_is_still_its_gig_when_it_has_expired_and_minimum_and_commission_have_changed(
-    shop: Json,
+    shop: Json, tmp_path: Path
 ) -> None:
     # Its own chain, because time passes on it.
     with devnet() as chain:
@@ -312,7 +294,10 @@ def test_a_payment_is_still_its_gig_when_it_has_expired_and_minimum_and_commissi
             first.funded(gig["gig_id"])
         chain.rpc("evm_increaseTime", 120)
         chain.rpc("evm_mine")
-        with served(chain, **shop, minimum_reward=20, commission_bps=2000) as second:
+        with operated(chain, tmp_path, **shop) as second:
+            changed = second.desk.run("settings", "set", "--minimum-reward", "20", "--commission-bps", "2000", "--yes")
+            assert changed.returncode == 0, changed.stderr
+            until(lambda: second.post(b"").json()["accepts"][0]["maxAmountRequired"] == "24000000")
             until(lambda: "clock" in second.http.get(second.url + "/readyz").json()["warnings"])
             again = second.post(terms, header)
             assert (again.status_code, again.json()) == (200, gig)

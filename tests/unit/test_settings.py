@@ -148,14 +148,15 @@ def test_a_good_value_is_taken(environment: Environment, name: str, given: str, 
 def test_everything_that_is_missing_is_listed_at_once(environment: Environment) -> None:
     nothing = dict.fromkeys(GOOD)
     assert problems(environment, **nothing) == [
-        "X402_GIG_NETWORK is not set",
         "X402_GIG_RPC_URL is not set",
         "X402_GIG_SEED_FILE: set this, or X402_GIG_SEED",
-        "X402_GIG_COMMISSION_ADDRESS is not set",
         "X402_GIG_PUBLIC_URL is not set",
+        f"X402_GIG_NETWORK is not set{NOT_KEPT}",
+        f"X402_GIG_COMMISSION_ADDRESS is not set{NOT_KEPT}",
     ]
 
 
+NOT_KEPT = ", and the ledger does not say it before a server has started on it"
 ADDRESS = "must be an address: 0x and 40 hex digits (and a right checksum where letters are mixed)"
 URL = "must be an http or https URL"
 USDC = "must be a number of USDC"
@@ -198,7 +199,6 @@ PROXIES = "must be addresses or networks with commas between them, such as 10.0.
         ("MINIMUM_REWARD", "-1", "does not fit uint256"),
         ("MINIMUM_REWARD", "NaN", "cannot convert NaN to integer"),
         ("MAXIMUM_REWARD", "1000000000001", "Input should be less than or equal to 1000000000000000000"),
-        ("MAXIMUM_REWARD", "9.999999", "is less than X402_GIG_MINIMUM_REWARD"),
         ("MAXIMUM_REWARD", "1e999999999", "not a whole number of base units"),
         ("WALLET_ACCOUNT", "-1", "Input should be greater than or equal to 0"),
         ("WALLET_ACCOUNT", str(2**31), "Input should be less than 2147483648"),
@@ -256,10 +256,66 @@ def test_a_seed_file_must_be_there_and_hold_a_phrase(environment: Environment, t
 
 def test_many_problems_are_listed_together(environment: Environment) -> None:
     listed = problems(
-        environment, NETWORK="x", RPC_URL="x", SEED="x", FACILITATOR="x", MAXIMUM_REWARD="1", RELAYERS="0"
+        environment, NETWORK="x", RPC_URL="x", SEED="x", FACILITATOR="x", MAXIMUM_REWARD="x", RELAYERS="0"
     )
     names = [problem.split(":")[0].removeprefix(PREFIX) for problem in listed]
-    assert names == ["NETWORK", "RPC_URL", "FACILITATOR", "SEED", "MAXIMUM_REWARD", "RELAYERS"]
+    assert names == ["MAXIMUM_REWARD", "NETWORK", "RPC_URL", "FACILITATOR", "SEED", "RELAYERS"]
+
+
+# Kept in the ledger
+
+KEPT = {
+    "network": "base",
+    "wallet_account": 3,
+    "commission_address": "0x" + "ab" * 20,
+    "commission_bps": 500,
+    "minimum_reward": 1_000_000,
+    "maximum_reward": 5_000_000,
+}
+
+
+def test_the_ledger_says_what_the_environment_leaves_out(environment: Environment) -> None:
+    agreed = loaded(environment, NETWORK=None, COMMISSION_ADDRESS=None, MAXIMUM_REWARD="5").agreed(KEPT)
+    assert {name: getattr(agreed, name) for name in KEPT} == KEPT
+    assert agreed.agreed(KEPT) == agreed  # nothing of it counts as said by the environment
+    assert agreed.relayers == 2
+
+
+def test_where_both_say_something_it_must_be_the_same(environment: Environment) -> None:
+    settings = loaded(environment, COMMISSION_ADDRESS=None, WALLET_ACCOUNT="4", MINIMUM_REWARD="0.5")
+    with pytest.raises(CannotStart) as caught:
+        settings.agreed(KEPT)
+    for_all = "for all its servers: leave it out"
+    account = f"X402_GIG_WALLET_ACCOUNT is 4, and the ledger says 3 {for_all}, or name another ledger in "
+    minimum = f"X402_GIG_MINIMUM_REWARD is 0.5, and the ledger says 1 {for_all}, or change the ledger: x402-gig "
+    assert caught.value.problems == [
+        f"{account}X402_GIG_DATABASE_URL",
+        f"{minimum}settings set --minimum-reward 0.5",
+    ]
+    assert settings.differing(KEPT) == {"wallet_account": ("4", "3"), "minimum_reward": ("0.5", "1")}
+    assert settings.agreed(KEPT, ["network"]).wallet_account == 3
+
+
+def test_a_new_ledger_takes_the_environment_and_the_defaults(environment: Environment) -> None:
+    settings = loaded(environment)
+    assert settings.agreed({}) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"NETWORK": None}, f"X402_GIG_NETWORK is not set{NOT_KEPT}"),
+        ({"COMMISSION_ADDRESS": None}, f"X402_GIG_COMMISSION_ADDRESS is not set{NOT_KEPT}"),
+        ({"MAXIMUM_REWARD": "9.999999"}, "X402_GIG_MAXIMUM_REWARD: is less than X402_GIG_MINIMUM_REWARD"),
+    ],
+)
+def test_a_new_ledger_does_not_take_what_cannot_be(
+    environment: Environment, changes: dict[str, Any], problem: str
+) -> None:
+    settings = loaded(environment, **changes)
+    with pytest.raises(CannotStart) as caught:
+        settings.agreed({})
+    assert caught.value.problems == [problem]
 
 
 # Secret

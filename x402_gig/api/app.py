@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -28,6 +29,7 @@ from x402_gig.gigs.catalogue import GigType
 from x402_gig.gigs.listing import GigQuery, Page, read_query
 from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.requests import StartRequest
+from x402_gig.gigs.rules import RuleSet
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.views import gig_view
 from x402_gig.metrics import CONTENT_TYPE_LATEST
@@ -125,7 +127,7 @@ class Api(Struct, frozen=True):
         )
 
     def _view(self, gig: GigRecord, now: datetime) -> dict[str, Any]:
-        view = gig_view(gig, self.shop.chain_id, self.shop.limits.token_address, now)
+        view = gig_view(gig, self.shop.chain_id, self.shop.token_address, now)
         return view | self.keyed.to_be_paid(gig) if gig.state == "created" else view
 
     def _next_url(self, parameters: list[tuple[str, str]], cursor: int) -> str:
@@ -144,15 +146,16 @@ class Api(Struct, frozen=True):
     async def metrics(self, request: Request) -> Response:
         return Response(await self.probes.metrics(), media_type=CONTENT_TYPE_LATEST)
 
-    def _document(self) -> bytes:
+    def _document(self, rules: RuleSet) -> bytes:
         # Not at every start: importing what describes the API takes longer than describing it.
         from x402_gig.api.openapi import Document
 
-        return Document(self.shop, self.checkout.seller, self.public_url).content
+        return Document(self.shop, rules, self.checkout.seller, self.public_url).content
 
     def build(self) -> ASGIApp:
         paywall = Middleware(PaymentGate, product=self.shop, checkout=self.checkout, public_url=self.public_url)
         create = Route(CREATE, self.create_gig, methods=["POST"], middleware=[paywall])
+        document = lru_cache(maxsize=1)(self._document)
         routes = [
             Route("/api/gigs/create", self.create_unfunded, methods=["POST"]),
             Route("/api/gigs/start", self.start_gig, methods=["POST"]),
@@ -162,7 +165,7 @@ class Api(Struct, frozen=True):
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
-            *docs_routes(self._document),
+            *docs_routes(lambda: document(self.shop.rules.current)),
         ]
         limits = Middleware(Limits, keys=self.keys, limiter=self.limiter)
         app = Starlette(routes=[create, *routes], middleware=[limits], exception_handlers=HANDLERS)

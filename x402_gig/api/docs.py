@@ -1,7 +1,6 @@
 """Swagger UI over the API's document, all of it from this server: its files are in the package `swagger-ui-py`."""
 
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,10 +51,9 @@ _ASSETS = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 
 def docs_routes(document: Callable[[], bytes]) -> list[Route]:
     """The document, which is made when somebody asks for it, the page and what the page loads."""
-    made = cache(document)
 
     async def show_document(request: Request) -> Response:
-        return Response(made(), headers=_CACHE, media_type="application/json")
+        return Response(document(), headers=_CACHE, media_type="application/json")
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(_HTML, headers=_CACHE | _SAFE)

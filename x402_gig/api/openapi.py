@@ -39,6 +39,7 @@ from x402_gig.gigs.catalogue import GigType
 from x402_gig.gigs.listing import GigQuery
 from x402_gig.gigs.pricing import Price, to_tokens
 from x402_gig.gigs.requests import KeyedGigRequest, PaidGigRequest, StartRequest
+from x402_gig.gigs.rules import RuleSet
 from x402_gig.gigs.shop import GigShop
 from x402_gig.payments.order import Seller
 
@@ -85,9 +86,10 @@ _HOW_TO_FUND = """The gig is created unfunded and not started. Send `tx_data` as
 
 
 class Document(Struct, frozen=True, dict=True):
-    """What this operator's API is, for machines."""
+    """What this operator's API is, for machines, while these rules are in force."""
 
     shop: GigShop
+    rules: RuleSet
     seller: Seller
     public_url: str
 
@@ -128,22 +130,21 @@ class Document(Struct, frozen=True, dict=True):
 
     def _add_rules(self, schemas: Json) -> None:
         """What the operator's settings say beyond the models."""
-        limits = self.shop.limits
         for model in (PaidGigRequest, KeyedGigRequest):
-            schemas[model.__name__]["properties"]["chain"]["const"] = limits.chain
+            schemas[model.__name__]["properties"]["chain"]["const"] = self.shop.chain
         paid = schemas[PaidGigRequest.__name__]["properties"]
         paid["token_address"]["description"] = "USDC and nothing else, in any letter case."
-        paid["amount"]["description"] += f" From {self._minimum} to {to_tokens(limits.maximum_units)} USDC."
+        paid["amount"]["description"] += f" From {self._minimum} to {to_tokens(self.rules.maximum_reward)} USDC."
 
     @property
     def _minimum(self) -> str:
-        return to_tokens(self.shop.limits.minimum_units)
+        return to_tokens(self.rules.minimum_reward)
 
     def _price(self, reward_units: int) -> str:
-        return to_tokens(Price.of(reward_units, self.shop.commission_bps).total_units)
+        return to_tokens(Price.of(reward_units, self.rules.commission_bps).total_units)
 
     def _payment_info(self) -> Json:
-        limits, seller = self.shop.limits, self.seller
+        rules, seller = self.rules, self.seller
         exact = {
             "scheme": "exact",
             "network": seller.network.caip2,
@@ -151,17 +152,17 @@ class Document(Struct, frozen=True, dict=True):
             "payTo": seller.pay_to,
             "maxTimeoutSeconds": seller.max_timeout_s,
         }
-        price = {"min": self._price(limits.minimum_units), "max": self._price(limits.maximum_units)}
+        price = {"min": self._price(rules.minimum_reward), "max": self._price(rules.maximum_reward)}
         return {"price": {"mode": "dynamic", "currency": "USD", **price}, "protocols": [{"x402": exact}]}
 
     def _requests(self) -> Json:
-        return examples.requests(self.shop.limits.chain, self.seller.asset, self._minimum)
+        return examples.requests(self.shop.chain, self.seller.asset, self._minimum)
 
     def _buy(self) -> Operation:
         about = _HOW_TO_PAY.format(
             url=self.public_url,
             minimum=self._minimum,
-            price=self._price(self.shop.limits.minimum_units),
+            price=self._price(self.rules.minimum_reward),
             timeout_s=self.seller.max_timeout_s,
         )
         paid = {"paid": examples.paid(self.shop.chain_id, self.seller.asset)}
@@ -197,9 +198,8 @@ class Document(Struct, frozen=True, dict=True):
         )
 
     def _payment_required(self) -> Response:
-        price = Price.of(self.shop.limits.minimum_units, self.shop.commission_bps)
         terms = self.seller.requirements_v1(
-            price.total_units, f"{self.public_url}{BUY}", "A gig that pays its reward, plus the commission"
+            self.rules.minimum_price_units, f"{self.public_url}{BUY}", "A gig that pays its reward, plus the commission"
         ).model_dump(mode="json", by_alias=True, exclude_none=True)
         said = {"x402Version": 1, "error": "Payment required", "accepts": [terms]}
         refused = {**said, "error": "insufficient_funds", "detail": "The payer holds less than the price"}
@@ -237,7 +237,7 @@ class Document(Struct, frozen=True, dict=True):
         )
 
     def _gig(self) -> Json:
-        return examples.gig(self.shop.limits.chain, self.shop.chain_id, self.seller.asset)
+        return examples.gig(self.shop.chain, self.shop.chain_id, self.seller.asset)
 
     def _list(self) -> Operation:
         page = {"data": [self._gig()], "gigs": [self._gig()], "next": f"{self.public_url}/api/gigs?cursor=123"}

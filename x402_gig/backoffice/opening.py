@@ -10,13 +10,16 @@ from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import Wallets
 from x402_gig.errors import CannotStart
 from x402_gig.gigs.pricing import Price
-from x402_gig.settings import Settings
+from x402_gig.settings import FIXED, Settings
 from x402_gig.settlement import preflight
-from x402_gig.store import binding
+from x402_gig.store import binding, kept
 from x402_gig.store.engine import Ledger
 
 
 class Office(Struct, frozen=True):
+    """`settings` are as the ledger has them; what a command can change, the `environment` may say otherwise."""
+
+    environment: Settings
     settings: Settings
     wallets: Wallets
     ledger: Ledger
@@ -32,7 +35,8 @@ async def open_office(settings: Settings) -> AsyncIterator[Office]:
     """The ledger of these settings, whether or not a server is at work on it. Raises CannotStart."""
     ledger = Ledger(settings.database_url.get_secret_value(), is_guest=True)
     try:
-        office = Office(settings, Wallets(settings.mnemonic, settings.wallet_account), ledger)
+        agreed = settings.agreed(await ledger.read(kept.settings), FIXED)
+        office = Office(settings, agreed, Wallets(agreed.mnemonic, agreed.wallet_account), ledger)
         await _check_owner(office)
         yield office
     finally:

@@ -11,6 +11,7 @@ from x402_gig.errors import ValidationFailed
 from x402_gig.gigs import lifecycle
 from x402_gig.gigs.pricing import USDC_DECIMALS, Price, to_tokens
 from x402_gig.gigs.records import TokenInfo
+from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.terms import Draft, KeyLimits, Limits, Terms, read_terms
 from x402_gig.payments.order import Fulfilled, Order, Purchase
 
@@ -51,26 +52,37 @@ def _now() -> datetime:
 
 
 class GigShop(Struct, frozen=True):
-    """`payments.order.Product` for gigs. `commission_bps` is the platform's share in hundredths of a percent."""
+    """`payments.order.Product` for gigs, paid in the USDC at `token_address`, on the chain of this name and number."""
 
-    limits: Limits
-    commission_bps: int
+    rules: Rules
+    token_address: str
+    chain: str
     chain_id: int
     clock: Callable[[], datetime] = _now
     name: str = PRODUCT
 
     @property
-    def minimum_price_units(self) -> int:
-        """The least that anything here costs, commission included."""
-        return Price.of(self.limits.minimum_units, self.commission_bps).total_units
+    def limits(self) -> Limits:
+        """Those in force. Raises Unavailable."""
+        return self._limits(self.rules.current)
+
+    def _limits(self, rules: RuleSet) -> Limits:
+        return Limits(rules.minimum_reward, rules.maximum_reward, self.token_address, self.chain)
 
     def order(self, body: Mapping[str, Any]) -> Order:
-        draft = read_terms(body, self.limits, self.clock())
+        current, others, now = self.rules.current, self.rules.others, self.clock()
+        alternatives = tuple(self._order(body, rules, now) for rules in others) if others else ()
+        return self._order(body, current, now, alternatives)
+
+    def _order(
+        self, body: Mapping[str, Any], rules: RuleSet, now: datetime, alternatives: tuple[Order, ...] = ()
+    ) -> Order:
+        draft = read_terms(body, self._limits(rules), now)
         if draft.request is None and body:
             raise ValidationFailed(draft.problems)
-        reward_units = draft.request["amount"] if draft.request else self.limits.minimum_units
-        total_units, description = _tag(reward_units, self.commission_bps)
-        return _GigOrder(PRODUCT, {}, total_units, description, draft.problems, draft=draft)
+        reward_units = draft.request["amount"] if draft.request else rules.minimum_reward
+        total_units, description = _tag(reward_units, rules.commission_bps)
+        return _GigOrder(PRODUCT, {}, total_units, description, draft.problems, alternatives, draft=draft)
 
     def fulfil(self, book: Shelf, purchase: Purchase) -> Fulfilled:
         terms = Terms.model_validate(purchase.terms)
@@ -102,13 +114,14 @@ class GigShop(Struct, frozen=True):
     # With an API key
 
     def offer(self, body: Mapping[str, Any], token: TokenInfo | None) -> Offer:
-        """Terms and price for a key's holder. Raises ValidationFailed or NotFound."""
-        limits = KeyLimits(token, self.limits.maximum_units // 10**USDC_DECIMALS, self.limits.chain)
+        """Terms and price for a key's holder. Raises ValidationFailed, NotFound or Unavailable."""
+        rules = self.rules.current
+        limits = KeyLimits(token, rules.maximum_reward // 10**USDC_DECIMALS, self.chain)
         draft = read_terms(body, limits, self.clock())
         terms = draft.terms
         if draft.problems or terms is None or token is None:
             raise ValidationFailed(draft.problems)
-        return Offer(terms, token, Price.of(terms.amount_units, self.commission_bps))
+        return Offer(terms, token, Price.of(terms.amount_units, rules.commission_bps))
 
     def created(self, gig_id: int, wallet: str, offer: Offer) -> dict[str, Any]:
         """The answer to whoever is to fund it."""

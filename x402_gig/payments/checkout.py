@@ -153,6 +153,7 @@ class Checkout:
         known, abandoned = await self._book.look_up(key, order.fingerprint, int(self._clock()))
         if known is not None:
             return await self._again(known, key, payment, order)
+        order = order.at_price(payment.authorization.value)
         _refuse_broken_terms(order)
         if refusal := check_terms(payment, self.seller, order.price_units):
             return refusal

@@ -19,7 +19,8 @@ class Order(Struct, frozen=True, dict=True):
     """Priced terms.
 
     `terms` is JSON and all that `Product.fulfil` gets, also after a restart. `problems` break a rule of the
-    moment (a minimum, a date): they refuse a new payment, never one that is known already.
+    moment (a minimum, a date): they refuse a new payment, never one that is known already. `alternatives` are the same
+    terms as they were quoted a moment ago, or as another server quotes them already.
     """
 
     product: str
@@ -27,6 +28,12 @@ class Order(Struct, frozen=True, dict=True):
     price_units: int
     description: str = ""
     problems: tuple[str, ...] = ()
+    alternatives: tuple["Order", ...] = ()
+
+    def at_price(self, units: int) -> "Order":
+        """This order as it was quoted to whoever pays so much: an offer is kept when its price has changed since."""
+        offers = (self, *self.alternatives)
+        return next((offer for offer in offers if offer.price_units == units and not offer.problems), self)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -65,7 +72,7 @@ class Product(Protocol):
     def order(self, body: Mapping[str, Any]) -> Order:
         """Terms and price from a request's JSON object (`{}` when there is none).
 
-        Raises ValidationFailed or NotFound when the terms cannot be understood.
+        Raises ValidationFailed or NotFound when the terms cannot be understood, and Unavailable.
         """
         ...
 

@@ -24,7 +24,7 @@ from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import Batch, Relayer
-from x402_gig.store import binding, deposits, direct, funding, slots
+from x402_gig.store import binding, deposits, direct, funding, kept, slots
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement, Pulse
 
@@ -70,7 +70,6 @@ class Funding:
     node: Node
     wallets: Wallets
     leases: Leases
-    commission_address: str
     clock: Callable[[], float] = time.time
     at_once: int = 1
     _obstacle: str = field(default="", init=False)
@@ -305,8 +304,8 @@ class Plan:
         self.obstacle = self._shortfall(connection)
         if self.obstacle:
             return None
-        wallets = self._funding.wallets
-        funding.write_commission(connection, self._funding.commission_address, wallets.commission_nonce)
+        payee, nonce_of = kept.commission_address(connection), self._funding.wallets.commission_nonce
+        funding.write_commission(connection, payee, nonce_of)
         self.moves = self._due(connection)
         self.is_put_off = bool(self.moves) and not self.is_full and self._funding.has_others
         return self._batch() if self.moves and not self.is_put_off else None

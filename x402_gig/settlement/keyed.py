@@ -31,9 +31,9 @@ from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Terms, token_of
 from x402_gig.settlement.turns import LEASE_S, Turns
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import direct
+from x402_gig.store import direct, kept
 from x402_gig.store.direct import Draft, Fee, Started
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,6 @@ class KeyedGigs:
     wallets: Wallets
     watcher: Watcher
     turns: Turns
-    commission_address: str
     confirmations: int
     reorg_depth: int
     funding_due: Callable[[], None]
@@ -121,7 +120,7 @@ class KeyedGigs:
                     block, started = await self._look(gig)
             except TimeoutError:
                 raise Unavailable("The chain took too long: try again") from None
-            if not await self.ledger.write(lambda c: direct.go_live(c, gig, fence, started, self._fee(gig))):
+            if not await self.ledger.write(lambda c: direct.go_live(c, gig, fence, started, self._fee(c, gig))):
                 raise BeingProcessed(gig_id)
         log.info("gig %d started, %d base units beyond its total", gig_id, started.surplus_units)
         self.funding_due()
@@ -182,7 +181,7 @@ class KeyedGigs:
             f"Expected amount: {gig.token.told(gig.total_units)}",
             f"Actual amount: {gig.token.told(balance)}",
             f"Token Address: {gig.token.address}",
-            f"Chain: {self.shop.limits.chain}",
+            f"Chain: {self.shop.chain}",
             f"Chain id: {self.shop.chain_id}",
             f"Gig wallet address: {gig.wallet}",
         ]
@@ -191,10 +190,10 @@ class KeyedGigs:
         since = await self.ledger.read(lambda c: direct.since_block(c, gig.gig_id))
         return await find_deposits(self.node, gig, since, block.number, balance)
 
-    def _fee(self, gig: GigRecord) -> Fee:
+    def _fee(self, connection: Connection, gig: GigRecord) -> Fee:
         is_usdc = gig.token.address == self.node.token.address
         nonce = self.wallets.fee_nonce(gig.gig_id)
-        return Fee(self.commission_address, nonce, None if is_usdc else gig.token.address)
+        return Fee(kept.commission_address(connection), nonce, None if is_usdc else gig.token.address)
 
     async def _confirm(self, gig_id: int, deposits: Sequence[TokenTransfer], seen: Block) -> None:
         """The watcher may have read another block of these heights meanwhile: then it has not seen these rows."""

@@ -67,6 +67,12 @@ class Leases:
 
     @property
     def problem(self) -> str:
+        if len(counts := self._standing.relayers) > 1:
+            numbers = " and ".join(map(str, counts))
+            return (
+                f"the servers of this ledger have different X402_GIG_RELAYERS ({numbers}): what the relayers that only "
+                "some of them know have under way waits for those"
+            )
         if self.processes <= len(self.relayers):
             return ""
         return (
@@ -117,6 +123,8 @@ class Leases:
         now = self._standing
         if now.process_id != before.process_id and before.process_id:
             log.warning("the leases of process %d are lost; it goes on as %d", before.process_id, now.process_id)
+        if now.relayers != before.relayers and len(now.relayers) > 1:
+            log.warning(self.problem)
         if now.held != before.held:
             held = ", ".join(sorted(now.held)) or "nothing"
             log.info("process %d, one of %d, holds %s", now.process_id, now.processes, held)

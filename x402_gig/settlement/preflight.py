@@ -15,6 +15,7 @@ from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, slots
 from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.engine import Connection, Ledger
+from x402_gig.store.leases import held_now
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +45,19 @@ async def check_chain(node: Node) -> None:
 
 def check_commission_address(address: str, token: str, wallets: Wallets, relayers: Sequence[Wallet]) -> None:
     """The commission goes to the operator, not in a circle. Raises CannotStart."""
+    if ours := whose(address, token, wallets, relayers):
+        raise CannotStart([f"X402_GIG_COMMISSION_ADDRESS is {ours}: it must be an address of your own"])
+
+
+def whose(address: str, token: str, wallets: Wallets, relayers: Sequence[Wallet]) -> str:
+    """Which of the server's own addresses it is; empty when it is none."""
     ours = {
         token: "the token",
         wallets.intake.address: "the intake",
         **{relayer.address: "a relayer" for relayer in relayers},
         **{wallets.gig_address(gig_id): "a gig's wallet" for gig_id in range(1, WALLETS_CHECKED + 1)},
     }
-    if address in ours:
-        raise CannotStart([f"X402_GIG_COMMISSION_ADDRESS is {ours[address]}: it must be an address of your own"])
+    return ours.get(address, "")
 
 
 async def check_gas(relayers: Sequence[Relayer]) -> None:
@@ -157,9 +163,9 @@ async def _binding(node: Node, wallets: Wallets) -> Binding:
 
 
 async def check_relayers(ledger: Ledger, wallets: Sequence[Wallet]) -> None:
-    """Every transaction under way has its relayer. Raises CannotStart."""
+    """Every transaction under way has its relayer, here or at another server. Raises CannotStart."""
     ours = {wallet.address for wallet in wallets}
-    if missing := await ledger.read(slots.busy_relayers) - ours:
+    if missing := await ledger.read(lambda c: slots.busy_relayers(c) - held_now(c)) - ours:
         raise CannotStart(
             [
                 f"Transactions of relayer {address} are under way: start with more X402_GIG_RELAYERS"

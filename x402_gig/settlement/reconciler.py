@@ -59,7 +59,7 @@ class Reconciler:
     funding_due: Callable[[], None]
     clock: Callable[[], float]
     reorg_depth: int
-    minimum_price: int
+    minimum_price: Callable[[], int]
     metrics: Metrics
     # Of gigs that a reorganisation has suspended.
     recheck: Callable[[], Awaitable[None]]
@@ -114,7 +114,7 @@ class Reconciler:
         limits = {
             "up_to_block": self.watcher.cursor.number - self.reorg_depth,
             "before_s": int(self.clock()) - REFUND_AFTER_S,
-            "minimum": self.minimum_price,
+            "minimum": self.minimum_price(),
         }
         if self.settling.halt or not await self.ledger.read(lambda c: refunds.ripe(c, 1, **limits)):
             return

@@ -4,25 +4,27 @@ A process that has missed its deadline is struck off by whoever renews next. A l
 taking, and what is written in its name is written under the number it was taken with, or not at all.
 """
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from x402_gig.store import binding
 from x402_gig.store.tables import leases, processes
+from x402_gig.store.transactions import clock_s
 
 # Five renewals, one a second: longer than a database hesitates, and far shorter than a buyer waits.
 LEASE_S = 5
 # The right to move money on, which one process has at a time.
 FUNDING = "funding"
+_ALIVE = select(processes.c.id, processes.c.relayers).order_by(processes.c.id)
 
 
 class Standing(Struct, frozen=True):
     """What a process has: its number, leases with their fences, and its share of the relayers among so many processes.
 
-    `orphaned`: what processes had that were found to be gone just now; None when there were none.
+    `orphaned`: what processes had that were found to be gone just now; None when there were none. `relayers`: how many
+    each process knows, the different numbers.
     """
 
     process_id: int
@@ -30,6 +32,7 @@ class Standing(Struct, frozen=True):
     share: int
     processes: int
     orphaned: frozenset[str] | None = None
+    relayers: tuple[int, ...] = ()
 
 
 def renew(
@@ -45,21 +48,16 @@ def renew(
     The share of the relayers is the same for all; what is left over goes to the oldest. Money is moved on by whoever
     has a relayer that is not `out_of_gas`. `is_alone`: there can be no other process.
     """
-    now = _now(connection)
+    now = clock_s(connection)
     orphaned = _strike_off(connection, process_id, now, is_alone)
-    me = _push_out(connection, process_id, now)
-    alive = list(connection.execute(select(processes.c.id).order_by(processes.c.id)).scalars())
+    me = _push_out(connection, process_id, now, len(relayers))
+    counts = {row.id: row.relayers for row in connection.execute(_ALIVE)}
+    alive = list(counts)
     share, left_over = divmod(len(relayers), len(alive))
     share += alive.index(me) < left_over
     _take(connection, me, relayers, share, out_of_gas)
-    return Standing(me, _held(connection, me), share, len(alive), orphaned)
-
-
-def _now(connection: Connection) -> int:
-    """By the database's clock: those of the machines may differ. A file's is this machine's."""
-    if connection.dialect.name == "sqlite":
-        return int(time.time())
-    return int(connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
+    known = tuple(sorted({*counts.values()} - {0}))  # 0: an older version's, which has ended
+    return Standing(me, _held(connection, me), share, len(alive), orphaned, known)
 
 
 def _strike_off(connection: Connection, me: int | None, now: int, is_alone: bool) -> frozenset[str] | None:
@@ -76,14 +74,14 @@ def _strike_off(connection: Connection, me: int | None, now: int, is_alone: bool
     return frozenset(orphaned)
 
 
-def _push_out(connection: Connection, me: int | None, now: int) -> int:
+def _push_out(connection: Connection, me: int | None, now: int, relayers: int) -> int:
     """A process that was struck off, or is new, gets a new number."""
-    ends_at = now + LEASE_S
+    values = {"ends_at": now + LEASE_S, "relayers": relayers}
     if me is not None:
-        pushed = update(processes).where(processes.c.id == me).values(ends_at=ends_at)
+        pushed = update(processes).where(processes.c.id == me).values(values)
         if connection.execute(pushed).rowcount == 1:
             return me
-    return int(connection.execute(insert(processes).values(ends_at=ends_at).returning(processes.c.id)).scalar_one())
+    return int(connection.execute(insert(processes).values(values).returning(processes.c.id)).scalar_one())
 
 
 def _take(connection: Connection, me: int, relayers: Sequence[str], share: int, out_of_gas: Collection[str]) -> None:
@@ -120,6 +118,12 @@ _IS_HELD = select(leases.c.name).where(
 def is_held(connection: Connection, name: str, fence: int) -> bool:
     """Has nobody else had it since it was taken under this number, and was it not given up?"""
     return connection.execute(_IS_HELD, {"name": name, "fence": fence}).first() is not None
+
+
+def held_now(connection: Connection) -> set[str]:
+    """What the processes have that are alive."""
+    alive = select(processes.c.id).where(processes.c.ends_at >= clock_s(connection))
+    return set(connection.execute(select(leases.c.name).where(leases.c.process_id.in_(alive))).scalars())
 
 
 def give_up(connection: Connection, process_id: int, name: str) -> None:

@@ -77,7 +77,24 @@ ledger = Table(
     # Why our own authorizations are not signed any more; empty while they are.
     Column("funding_halt", Text, nullable=False, default=""),
     Column("created_at", BigInteger, nullable=False),
+    # Who its servers are, by the names of their settings; empty until one has started with this version.
+    Column("network", String(32)),
+    Column("wallet_account", BigInteger),
+    Column("commission_address", Hex),
     CheckConstraint("id = 1", name="one_row"),
+)
+
+# What gigs cost and how large they may be, each from its time on, by the database's clock.
+rule_sets = Table(
+    "rule_sets",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("valid_from", BigInteger, nullable=False),
+    Column("commission_bps", Integer, nullable=False),
+    Column("minimum_reward", BigInteger, nullable=False),
+    Column("maximum_reward", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 payments = Table(
@@ -356,6 +373,8 @@ processes = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("ends_at", BigInteger, nullable=False),
+    # How many relayers it knows.
+    Column("relayers", Integer, nullable=False, default=0, server_default="0"),
     sqlite_autoincrement=True,
 )
 

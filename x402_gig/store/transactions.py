@@ -5,13 +5,15 @@ third longer for each.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func, select
 
 # The lock that writers take on PostgreSQL: any number, the same in every version.
 WRITERS = 402_402
+_CLOCK = select(func.extract("epoch", func.clock_timestamp()))
 
 
 def take_turn(connection: Connection) -> None:
@@ -27,6 +29,13 @@ def take_turn(connection: Connection) -> None:
     if not is_reader:
         # What BEGIN IMMEDIATE is to SQLite; it is given back with the commit.
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+
+
+def clock_s(connection: Connection) -> int:
+    """Unix seconds by the database's clock: those of the machines may differ. A file's is this machine's."""
+    if connection.dialect.name == "sqlite":
+        return int(time.time())
+    return int(connection.execute(_CLOCK).scalar_one())
 
 
 def transactions(engine: Engine) -> Callable[[], AbstractContextManager[Connection]]:

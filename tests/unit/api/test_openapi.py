@@ -20,29 +20,29 @@ from x402_gig.gigs.records import TokenInfo
 from x402_gig.gigs.terms import KeyLimits, read_terms
 from x402_gig.payments import jsontext
 from x402_gig.settings import load
+from x402_gig.store.engine import Ledger
 
 BUY, CREATE = "/api/gigs/create/x402", "/api/gigs/create"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Of an operator with prices of their own. It is not started."""
-    folder = tmp_path_factory.mktemp("server")
-    return build(
-        load(
-            network="base-sepolia",
-            rpc_url="http://127.0.0.1:1",
-            seed=Account.create_with_mnemonic()[1],
-            commission_address=Account.create().address,
-            public_url="https://gigs.example",
-            database_url=f"sqlite:///{folder}/ledger.db",
-            minimum_reward="20.5",
-            maximum_reward=3000,
-            commission_bps=500,
-            max_timeout_s=90,
-        )
+    settings = load(
+        network="base-sepolia",
+        rpc_url="http://127.0.0.1:1",
+        seed=Account.create_with_mnemonic()[1],
+        commission_address=Account.create().address,
+        public_url="https://gigs.example",
+        minimum_reward="20.5",
+        maximum_reward=3000,
+        commission_bps=500,
+        max_timeout_s=90,
     )
+    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('server')}/ledger.db")
+    yield build(settings, ledger)
+    ledger.close()
 
 
 @pytest.fixture(scope="module")

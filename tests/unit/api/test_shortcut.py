@@ -19,6 +19,7 @@ from x402_gig.errors import TooManyRequests
 from x402_gig.gigs.shop import GigShop
 from x402_gig.payments.gate import MAX_BODY_BYTES
 from x402_gig.settings import Settings
+from x402_gig.store.engine import Ledger
 
 TERMS = gig_terms(how_to_earn="Like it")
 
@@ -31,12 +32,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         seed=Account.create_with_mnemonic()[1],
         commission_address=Account.create().address,
         public_url="https://gigs.example",
-        database_url=f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.db",
         rate_limit_address="1000000/minute",
     )
-    opened = build(settings)
+    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.db")
+    opened = build(settings, ledger)
     yield opened
     asyncio.run(opened.close())
+    ledger.close()
 
 
 @pytest.fixture(scope="module")

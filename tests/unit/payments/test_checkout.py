@@ -21,8 +21,13 @@ BROKEN = replace(ORDER, problems=("No jokes today",))
 SETTLED = Settled(1, PAYER.lower(), "0x" + "ee" * 32, {"joke": 1})
 LATER = Settled(2, PAYER.lower(), "0x" + "ff" * 32, {"joke": 2})
 REJECTED = Rejected("invalid_exact_evm_nonce_already_used", "Cancelled")
+MISMATCH = "invalid_exact_evm_payload_authorization_value_mismatch"
 UNSIGNED = b"not the payer's"
 SECOND_NONCE = "0x" + "dd" * 32
+
+
+def word(number: int) -> str:
+    return f"0x{number:064x}"
 
 
 @dataclass
@@ -163,7 +168,7 @@ def test_a_new_payment_is_settled_and_then_known(till: Till, version: int) -> No
     ("paid", "reason"),
     [
         (payment(claims={"scheme": "upto"}), "unsupported_scheme"),
-        (payment(value=PRICE + 1), "invalid_exact_evm_payload_authorization_value_mismatch"),
+        (payment(value=PRICE + 1), MISMATCH),
         (payment(valid_before=NOW), "invalid_exact_evm_payload_authorization_valid_before"),
     ],
 )
@@ -172,6 +177,22 @@ def test_what_can_be_refused_offline_is_never_sent(till: Till, paid: Payment, re
     assert isinstance(refused, Rejected)
     assert refused.reason == reason
     assert till.calls == []
+
+
+def test_an_offer_is_kept_when_its_price_has_changed(till: Till) -> None:
+    """Whether the other price was quoted here a moment ago, or at a server that knows the change already."""
+    changed = replace(ORDER, price_units=PRICE + 5, alternatives=(replace(ORDER, price_units=PRICE - 5), ORDER))
+    for number, value in enumerate((PRICE + 5, PRICE - 5, PRICE)):
+        assert till.pay(payment(value=value, claims={"amount": value}, nonce=word(number)), changed) == SETTLED
+    refused = till.pay(payment(value=PRICE + 1, claims={"amount": PRICE + 1}, nonce=word(9)), changed)
+    assert refused == Rejected(MISMATCH, f"The price is exactly {PRICE + 5} base units")
+
+
+def test_an_offer_is_kept_when_its_terms_are_refused_since(till: Till) -> None:
+    refused_now = replace(BROKEN, price_units=PRICE + 5, alternatives=(ORDER,))
+    assert till.pay(payment(), refused_now) == SETTLED
+    with pytest.raises(ValidationFailed, match="No jokes today"):
+        till.pay(payment(value=PRICE + 5, nonce=word(1)), refused_now)
 
 
 def test_whom_the_chain_has_charged_in_a_block_that_is_not_read_yet_is_not_told_to_sign_anew(till: Till) -> None:

@@ -26,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     stopped = Clock()
-    monkeypatch.setattr(leases, "_now", stopped)
+    monkeypatch.setattr(leases, "clock_s", stopped)
     return stopped
 
 

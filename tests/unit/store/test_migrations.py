@@ -14,7 +14,7 @@ from tests.unit.payments.examples import NOW, PRICE
 from tests.unit.store.conftest import DATABASES
 from tests.unit.store.examples import ASSET, COMMISSION, REWARD, address, key, word
 from x402_gig.payments.outcome import Rejected, Settled
-from x402_gig.store import binding, deposits, engine, funding, payments, slots, tables
+from x402_gig.store import binding, deposits, engine, funding, kept, payments, slots, tables
 from x402_gig.store.engine import Ledger
 
 on_sqlite = pytest.mark.parametrize("old", ["sqlite"], indirect=True)
@@ -138,8 +138,9 @@ OLD: Rows = {
     "commissions": [{"payment_id": 1, "movement_id": 2}],
     "aliases": [{**key(6)._asdict(), "signature": "00", "payment_id": 5, "created_at": NOW}],
 }  # fmt: skip
+NO_SETTINGS = {"network": None, "wallet_account": None, "commission_address": None}
 NEW_COLUMNS: dict[str, dict[str, Any]] = {
-    "ledger": {"start_number": 41, "start_balance": 0, "base_number": 0, "base_balance": 0, "doubts": 0},
+    "ledger": {"start_number": 41, "start_balance": 0, "base_number": 0, "base_balance": 0, "doubts": 0, **NO_SETTINGS},
     "payments": {"resend": 0, "failed": 0},
     "deposits": {"on_chain": 1, "refund_id": None},
     "slots": {"block_hash": None},
@@ -249,6 +250,14 @@ def test_the_server_goes_on_with_it(upgraded: Connection) -> None:
     # A block that is replaced takes its deposits with it.
     assert deposits.forget_block(upgraded, 10, word(0xD4)) == [1]
     assert deposits.expected_balance(upgraded, 41) == -REWARD
+
+
+def test_the_next_start_writes_its_settings_down_once(upgraded: Connection) -> None:
+    assert kept.settings(upgraded) == {}
+    wanted = {"network": "base", "wallet_account": 0, "commission_address": address(7), "commission_bps": 500}
+    wanted |= {"minimum_reward": 1, "maximum_reward": 10**18}
+    assert kept.keep(upgraded, wanted) == wanted
+    assert kept.keep(upgraded, wanted | {"commission_bps": 1000}) == wanted
 
 
 @pytest.mark.parametrize("name", ["payments", "deposits", "movements", "slots", "gigs", "attempts", "journal"])

@@ -1,0 +1,101 @@
+"""The settings that the ledger keeps, and which rule sets count when."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from tests.unit.store.examples import address, word
+from x402_gig.store import binding, kept
+from x402_gig.store.binding import Binding, Cursor
+
+START = 1_000_000
+OFFER_S = 60
+WANTED: dict[str, Any] = {
+    "network": "base",
+    "wallet_account": 2,
+    "commission_address": address(7),
+    "commission_bps": 1000,
+    "minimum_reward": 10_000_000,
+    "maximum_reward": 10**18,
+}
+
+
+class Clock:
+    """The database's."""
+
+    now = START
+
+    def __call__(self, _: Connection) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    stopped = Clock()
+    monkeypatch.setattr(kept, "clock_s", stopped)
+    return stopped
+
+
+@pytest.fixture
+def started(db: Connection, clock: Clock) -> Connection:
+    """A ledger on which a server has started."""
+    binding.bind(db, Binding(8453, word(1), address(1)), Cursor(5, word(5)), 0)
+    kept.keep(db, WANTED)
+    return db
+
+
+def in_force(db: Connection) -> tuple[int, list[int]]:
+    """The commission in force, and the others that may have been quoted."""
+    current, others = kept.in_force(db, OFFER_S)
+    return current.commission_bps, [rules.commission_bps for rules in others]
+
+
+def test_a_ledger_that_is_nobodys_keeps_nothing(db: Connection) -> None:
+    assert kept.settings(db) == {}
+
+
+def test_a_ledger_keeps_what_the_first_start_says(started: Connection) -> None:
+    assert kept.settings(started) == WANTED
+    assert kept.keep(started, WANTED | {"commission_bps": 1, "network": "devnet"}) == WANTED
+    assert in_force(started) == (1000, [])
+    assert kept.commission_address(started) == address(7)
+
+
+def test_a_change_of_the_address_counts_at_once_and_one_of_the_prices_for_the_next_start(started: Connection) -> None:
+    kept.change_commission_address(started, address(8))
+    kept.change_prices(started, {"commission_bps": 500})
+    changed = {"commission_address": address(8), "commission_bps": 500}
+    assert kept.settings(started) == WANTED | changed
+    assert [rules.commission_bps for rules in kept.history(started)] == [500, 1000]
+
+
+def test_a_rule_set_is_known_before_it_is_in_force_and_taken_while_its_offers_live(
+    started: Connection, clock: Clock
+) -> None:
+    clock.now += 1000
+    assert kept.change_prices(started, {"commission_bps": 500}).valid_from == clock.now + kept.LEAD_S
+    seen = []
+    for seconds in (0, kept.LEAD_S - 1, 1, OFFER_S + kept.LEAD_S - 1, 1):
+        clock.now += seconds
+        seen.append(in_force(started))
+    assert seen == [(1000, [500]), (1000, [500]), (500, [1000]), (500, [1000]), (500, [])]
+
+
+def test_of_several_changes_each_is_taken_while_it_may_have_been_quoted(started: Connection, clock: Clock) -> None:
+    for bps in (500, 400, 300):
+        clock.now += 30
+        kept.change_prices(started, {"commission_bps": bps})
+    assert in_force(started) == (400, [300, 500, 1000])
+    clock.now += OFFER_S
+    assert in_force(started) == (300, [400])
+
+
+def test_rule_sets_follow_one_another_also_when_the_clock_goes_back(started: Connection, clock: Clock) -> None:
+    first = kept.change_prices(started, {"commission_bps": 500})
+    clock.now -= 100
+    second = kept.change_prices(started, {"minimum_reward": 1})
+    assert (second.valid_from, second.commission_bps) == (first.valid_from, 500)
+    assert in_force(started)[0] == 1000
+    clock.now = first.valid_from
+    assert kept.in_force(started, OFFER_S)[0] == second

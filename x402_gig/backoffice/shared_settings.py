@@ -1,0 +1,82 @@
+"""The settings that the ledger keeps for all its servers: what they are, and how the operator changes them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from x402_gig.backoffice.opening import Office
+from x402_gig.backoffice.words import clock
+from x402_gig.errors import Refused
+from x402_gig.gigs.rules import RuleSet
+from x402_gig.settings import PREFIX, written
+from x402_gig.settlement.preflight import whose
+from x402_gig.store import kept
+from x402_gig.store.engine import Connection
+
+NONE = "The ledger keeps no settings yet: a server that starts on it writes them down"
+
+
+class Shared(Struct, frozen=True):
+    """`identity` by the names of the settings; rule sets are the newest first."""
+
+    identity: Mapping[str, Any]
+    rule_sets: Sequence[RuleSet]
+
+
+def shared(connection: Connection) -> Shared:
+    """Raises Refused when there are none."""
+    if not (found := kept.settings(connection)):
+        raise Refused(NONE)
+    return Shared({name: found[name] for name in kept.IDENTITY}, kept.history(connection))
+
+
+def planned(connection: Connection, office: Office, wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What these would change: before and after, as the settings are written. Raises Refused."""
+    if not (found := kept.settings(connection)):
+        raise Refused(NONE)
+    after = {**found, **wanted}
+    if after["maximum_reward"] < after["minimum_reward"]:
+        raise Refused("The maximum reward would be less than the minimum")
+    relayers = [office.wallets.relayer(index) for index in range(office.settings.relayers)]
+    token = office.settings.preset.token.address
+    if ours := whose(after["commission_address"], token, office.wallets, relayers):
+        raise Refused(f"The commission address would be {ours}: it must be an address of your own")
+    return {
+        name: (written(name, found[name]), written(name, after[name])) for name in wanted if after[name] != found[name]
+    }
+
+
+def change(connection: Connection, office: Office, wanted: Mapping[str, Any]) -> Shared:
+    """Write them down for all servers; what there is then. Raises Refused."""
+    changed = planned(connection, office, wanted)
+    if "commission_address" in changed:
+        kept.change_commission_address(connection, wanted["commission_address"])
+    if any(name in changed for name in kept.PRICES):
+        kept.change_prices(connection, wanted)
+    return shared(connection)
+
+
+def as_json(found: Shared) -> dict[str, Any]:
+    """Amounts in base units, times in Unix seconds."""
+    sets = [
+        {"id": s.set_id, "valid_from": s.valid_from, **{name: getattr(s, name) for name in kept.PRICES}}
+        for s in found.rule_sets
+    ]
+    return {**found.identity, "rule_sets": sets}
+
+
+def told(found: Shared) -> str:
+    lines = [f"{name:<18}  {value}" for name, value in found.identity.items()]
+    for rules in found.rule_sets:
+        prices = "  ".join(f"{name} {written(name, getattr(rules, name))}" for name in kept.PRICES)
+        lines.append(f"rule set {rules.set_id:<9}  from {clock(rules.valid_from)} UTC  {prices}")
+    return "\n".join(lines)
+
+
+def warnings(connection: Connection, office: Office) -> list[str]:
+    """What no server starts with: settings of this environment that are not the ledger's."""
+    return [
+        f"{PREFIX}{name.upper()} is {ours} here and {its} in the ledger: leave it out, or the next start is refused"
+        for name, (ours, its) in office.environment.differing(kept.settings(connection)).items()
+    ]
