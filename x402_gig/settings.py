@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from difflib import get_close_matches
@@ -34,6 +36,8 @@ PREFIX = "X402_GIG_"
 _ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
 # The ledger's amounts are 64-bit.
 LARGEST_REWARD = 1_000_000_000_000
+# Where a container engine puts secrets, readable for all in the container: nobody else is there.
+SECRETS = Path("/run/secrets")
 WITHOUT_DEFAULT = ("network", "commission_address")
 # Of a ledger they never change.
 FIXED = ("network", "wallet_account")
@@ -295,9 +299,17 @@ def _phrase(text: str) -> str:
 
 def _read_phrase(path: Path) -> str:
     try:
+        if _is_open_to_others(path):
+            raise ValueError(f"others on this machine may read it: run chmod 600 {shlex.quote(str(path))}")
         return _phrase(path.read_text())
     except OSError as exc:
         raise ValueError(f"cannot be read: {exc.strerror}") from None
+
+
+def _is_open_to_others(path: Path) -> bool:
+    """Of a group's members the operator knows; Windows has other rights. Raises OSError."""
+    is_known = os.name == "posix" and not path.absolute().is_relative_to(SECRETS)
+    return is_known and bool(path.stat().st_mode & stat.S_IROTH)
 
 
 def load(**overrides: Any) -> Settings:

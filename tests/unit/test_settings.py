@@ -8,6 +8,7 @@ from eth_account import Account
 from limits import parse_many
 from pydantic import SecretStr
 
+from x402_gig import settings as settings_module
 from x402_gig.chain.wallets import Wallets
 from x402_gig.errors import CannotStart
 from x402_gig.settings import NETWORKS, PREFIX, Rate, Settings, load, parse_rate
@@ -39,6 +40,11 @@ def set_all(environment: Environment, **changes: Any) -> None:
     for name, value in (GOOD | changes).items():
         if value is not None:
             environment.setenv(PREFIX + name, str(value))
+
+
+def seed_file(folder: Path, text: str, name: str = "seed.txt", mode: int = 0o600) -> None:
+    (folder / name).write_text(text)
+    (folder / name).chmod(mode)
 
 
 def loaded(environment: Environment, **changes: Any) -> Settings:
@@ -77,14 +83,14 @@ def test_the_required_settings_are_enough(environment: Environment) -> None:
     ids=["plain", "padded", "lines", "tabs"],
 )
 def test_a_seed_may_be_in_a_file_and_spaced_as_one_likes(environment: Environment, tmp_path: Path, text: str) -> None:
-    (tmp_path / "seed.txt").write_text(text)
+    seed_file(tmp_path, text)
     assert loaded(environment, SEED=None, SEED_FILE="seed.txt").mnemonic == PHRASE
     environment.delenv(f"{PREFIX}SEED_FILE")
     assert loaded(environment, SEED=text).mnemonic == PHRASE
 
 
 def test_an_empty_variable_is_one_that_is_not_set(environment: Environment, tmp_path: Path) -> None:
-    (tmp_path / "seed.txt").write_text(PHRASE)
+    seed_file(tmp_path, PHRASE)
     settings = loaded(environment, SEED="", SEED_FILE="seed.txt", PORT="", FACILITATOR_TOKEN="")
     assert (settings.mnemonic, settings.port) == (PHRASE, 4021)
 
@@ -230,7 +236,7 @@ def test_a_wrong_value_is_listed_by_its_name(environment: Environment, name: str
 
 
 def test_a_seed_comes_from_one_place(environment: Environment, tmp_path: Path) -> None:
-    (tmp_path / "seed.txt").write_text(PHRASE)
+    seed_file(tmp_path, PHRASE)
     both = problems(environment, SEED_FILE="seed.txt")
     assert both == ["X402_GIG_SEED_FILE: X402_GIG_SEED is set too: keep one of them"]
 
@@ -246,12 +252,35 @@ def test_a_misspelt_setting_is_named_wherever_it_stands(environment: Environment
 def test_a_seed_file_must_be_there_and_hold_a_phrase(environment: Environment, tmp_path: Path) -> None:
     missing = problems(environment, SEED=None, SEED_FILE="no-such-file")
     assert missing == ["X402_GIG_SEED_FILE: cannot be read: No such file or directory"]
-    (tmp_path / "seed.txt").write_text("correct horse battery staple")
+    seed_file(tmp_path, "correct horse battery staple")
     wrong = problems(environment, SEED=None, SEED_FILE="seed.txt")
     assert wrong == ["X402_GIG_SEED_FILE: is not a valid BIP-39 phrase"]
     (tmp_path / "seed.bin").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "seed.bin").chmod(0o600)
     binary = problems(environment, SEED=None, SEED_FILE="seed.bin")
     assert len(binary) == 1
+    assert "chmod" not in binary[0]
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o666])
+def test_a_seed_file_that_others_may_read_is_refused_with_what_to_do(
+    environment: Environment, tmp_path: Path, mode: int
+) -> None:
+    seed_file(tmp_path, PHRASE, "the seed.txt", mode)
+    told = problems(environment, SEED=None, SEED_FILE="the seed.txt")
+    advice = "others on this machine may read it: run chmod 600 'the seed.txt'"
+    assert told == [f"X402_GIG_SEED_FILE: {advice}"]
+    (tmp_path / "the seed.txt").chmod(0o600)
+    assert load().mnemonic == PHRASE
+
+
+def test_a_seed_file_may_be_a_groups_or_a_secret_of_a_container(environment: Environment, tmp_path: Path) -> None:
+    seed_file(tmp_path, PHRASE, mode=0o640)
+    assert loaded(environment, SEED=None, SEED_FILE="seed.txt").mnemonic == PHRASE
+    environment.setattr(settings_module, "SECRETS", tmp_path / "secrets")
+    (tmp_path / "secrets").mkdir()
+    seed_file(tmp_path / "secrets", PHRASE, mode=0o444)
+    assert loaded(environment, SEED=None, SEED_FILE=tmp_path / "secrets/seed.txt").mnemonic == PHRASE
 
 
 def test_many_problems_are_listed_together(environment: Environment) -> None:
