@@ -60,9 +60,10 @@ class Ledger:
 
     def __init__(self, url: str, *, is_guest: bool = False) -> None:
         try:
-            self._engine = _engine(url)
-            self._lock = None if is_guest else _locked(make_url(url))
-            self._reading = _reading(_engine(_read_only(url)) if is_guest else self._engine)
+            parts = _parts(url)
+            self._engine = _engine(parts)
+            self._lock = None if is_guest else _locked(parts)
+            self._reading = _reading(_engine(_read_only(parts)) if is_guest else self._engine)
             check_schema(self._reading) if is_guest else migrate(self._engine)
         except (SQLAlchemyError, ImportError) as exc:
             # `from None`: a driver's message may repeat the URL, and with it the password.
@@ -195,7 +196,7 @@ def _kind(exc: Exception) -> str:
 def _why(url: str, exc: Exception, is_guest: bool) -> str:
     """For the operator, without the URL."""
     if isinstance(exc, ArgumentError | ImportError):
-        return "must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+        return "must be sqlite:///FILE, without `uri`, or postgresql://USER:PASSWORD@HOST/DATABASE"
     if not isinstance(exc, OperationalError):
         return f"the ledger cannot be opened ({_kind(exc)})"
     if not url.startswith("sqlite"):
@@ -249,7 +250,7 @@ def _locked(url: URL) -> sqlite3.Connection | None:
 
     A lock of the ledger itself would keep the operator's commands out, so it is that of an empty database beside it.
     """
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:") or "uri" in url.query:
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return None
     path = os.path.realpath(str(url.database))
     try:
@@ -261,21 +262,27 @@ def _locked(url: URL) -> sqlite3.Connection | None:
     return lock
 
 
-def _read_only(url: str) -> URL:
+def _parts(url: str) -> URL:
+    """Raises ArgumentError. SQLite's URIs would be more names for one file, and the lock goes by its name."""
+    parts = make_url(url)
+    if parts.get_backend_name() == "sqlite" and "uri" in parts.query:
+        raise ArgumentError("a URI of SQLite")
+    return parts
+
+
+def _read_only(url: URL) -> URL:
     """The same database; of SQLite's the file can only be read, and nobody who writes waits for that."""
-    parts = make_url(url)
-    if parts.get_backend_name() != "sqlite" or "uri" in parts.query:
-        return parts
+    if url.get_backend_name() != "sqlite":
+        return url
     only_read = {"mode": "ro", "uri": "true"}
-    return parts.set(database=f"file:{quote(parts.database or '')}").update_query_dict(only_read)
+    return url.set(database=f"file:{quote(url.database or '')}").update_query_dict(only_read)
 
 
-def _engine(url: str | URL) -> Engine:
-    parts = make_url(url)
-    if parts.get_backend_name() == "sqlite":
-        return _sqlite(parts)
-    if parts.get_backend_name() == "postgresql":
-        return _postgresql(parts)
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url)
+    if url.get_backend_name() == "postgresql":
+        return _postgresql(url)
     raise ArgumentError("neither SQLite nor PostgreSQL")
 
 

@@ -134,6 +134,16 @@ def test_a_ledger_that_cannot_be_opened_says_which_setting_and_no_password(url: 
     assert "hunter2" not in caught.value.detail
 
 
+@pytest.mark.parametrize("is_guest", [False, True])
+@pytest.mark.parametrize("form", ["sqlite:///{}?uri=true", "sqlite:///file:{}?uri=true", "sqlite:///file:{}?uri=false"])
+def test_a_file_has_one_kind_of_name_and_so_one_lock(tmp_path: Path, form: str, is_guest: bool) -> None:
+    file = f"{tmp_path}/ledger.db"
+    first = Ledger(f"sqlite:///{file}")
+    with pytest.raises(CannotStart, match="must be sqlite:///FILE, without `uri`"):
+        Ledger(form.format(file), is_guest=is_guest)
+    first.close()
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("Dear diary, today I sold a gig." * 100)
     with pytest.raises(CannotStart, match="DATABASE_URL"):
