@@ -42,7 +42,8 @@ def set_settings(
 ) -> None:
     """Change settings of all servers at once. Prices change in ten seconds, and what was quoted before is kept.
 
-    A commission that is written down goes where it was to go; see "Settings that servers share" in docs/operations.md.
+    A commission that is signed already goes where it was to go: see "Settings that servers share" in
+    docs/operations.md.
     """
     from x402_gig.backoffice import shared_settings as shown
 

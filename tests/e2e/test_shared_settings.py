@@ -14,7 +14,7 @@ from eth_account import Account
 
 from tests import ledgers
 from tests.crowd import Crowd, Order, crowd
-from tests.harness import USDC, Chain, Dev, Json, gig_terms, payment_header, refused, running, served, until
+from tests.harness import USDC, Chain, Dev, Json, devnet, gig_terms, payment_header, refused, running, served, until
 from tests.operator import COMMISSION, PRICE, Shop, operated, words
 from tests.servers import Postgres
 
@@ -23,6 +23,7 @@ BUYERS = 6
 # Of the same reward at 500 bps.
 NEW_PRICE = 10_500_000
 MISMATCH = "invalid_exact_evm_payload_authorization_value_mismatch"
+BLACKLIST = "0xf9f92be4"
 A_WALLET = "0x00000000000000000000000000000000000c0fee"
 
 
@@ -199,7 +200,7 @@ def test_a_new_minimum_refuses_no_offer_that_was_made_before_it(chain: Chain, tm
 # A change of the commission address
 
 
-def test_a_commission_goes_where_it_was_to_go_when_it_was_written_down(chain: Chain, tmp_path: Path) -> None:
+def test_commissions_go_to_the_new_address_from_the_change_on(chain: Chain, tmp_path: Path) -> None:
     other = Account.create().address
     with operated(chain, tmp_path) as shop:
         shop.bought()
@@ -207,6 +208,29 @@ def test_a_commission_goes_where_it_was_to_go_when_it_was_written_down(chain: Ch
         assert done.returncode == 0, done.stderr
         shop.bought()
         assert (shop.usdc(shop.commission), shop.usdc(other)) == (COMMISSION, COMMISSION)
+        shop.read_up()
+        assert shop.desk.audit()["ok"] is True
+
+
+def test_what_the_token_does_not_pay_to_the_old_address_is_paid_to_the_new_one_when_no_signature_lives(
+    tmp_path: Path,
+) -> None:
+    other = Account.create().address
+    with devnet() as chain, operated(chain, tmp_path) as shop:
+        chain.send(A_WALLET, USDC, BLACKLIST + shop.commission[2:].lower().rjust(64, "0"))
+        for _ in range(2):
+            shop.buy(chain.buyer())
+        until(lambda: "blacklisted" in warnings(shop).get("funding", ""))
+        assert shop.desk.run("settings", "set", "--commission-address", other, "--yes").returncode == 0
+        shop.read_up(blocks=5)
+        assert shop.desk.rows("select state from movements where kind = 'commission'") == [("due",)]
+
+        chain.rpc("evm_increaseTime", 601)
+        shop.read_up(blocks=5)
+        until(lambda: chain.usdc(other) == 2 * COMMISSION)
+        until(lambda: warnings(shop).get("funding") is None)
+        assert chain.usdc(shop.commission) == 0
+        until(lambda: chain.usdc(shop.intake) == 0)
         shop.read_up()
         assert shop.desk.audit()["ok"] is True
 

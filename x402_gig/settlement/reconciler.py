@@ -17,6 +17,7 @@ from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import funding, payments, refunds
 from x402_gig.store.engine import Connection, Ledger
+from x402_gig.store.funding import Movement
 from x402_gig.store.payments import OpenPayment, Reservation
 from x402_gig.store.refunds import Deposit
 
@@ -95,12 +96,23 @@ class Reconciler:
                 await self.resender.resend(payment_id, wanted)
 
     async def void(self) -> None:
-        """Give up movements whose deposit never came back."""
-        seen_s = self.watcher.cursor.timestamp
-        if await self.ledger.read(funding.has_orphans):
-            for move in await self.ledger.write(lambda c: funding.void_orphans(c, seen_s)):
-                self.metrics.acted("voided")
-                log.warning("%s %d is void: its deposit did not come back", move.kind, move.subject)
+        """Give up movements whose deposit never came back, and commissions to an address that was changed."""
+        seen = self.watcher.cursor
+        has_orphans, has_misdirected = await self.ledger.read(
+            lambda c: (funding.has_orphans(c), funding.has_misdirected(c))
+        )
+        if has_orphans:
+            for move in await self.ledger.write(lambda c: funding.void_orphans(c, seen.timestamp)):
+                self._voided(move, "its deposit did not come back")
+        if has_misdirected:
+            final = await self.node.existing(max(0, seen.number - self.reorg_depth))
+            for move in await self.ledger.write(lambda c: funding.void_misdirected(c, final.timestamp)):
+                self._voided(move, "the commission address was changed, and the next one carries its payments")
+                self.funding_due()
+
+    def _voided(self, move: Movement, why: str) -> None:
+        self.metrics.acted("voided")
+        log.warning("%s %d is void: %s", move.kind, move.subject, why)
 
     async def refund(self) -> None:
         """Pay back deposits that are final and that nobody claimed in two hours, and what a command wrote down."""

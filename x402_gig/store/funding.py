@@ -28,7 +28,17 @@ from sqlalchemy import (
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.store import states
 from x402_gig.store.slots import End
-from x402_gig.store.tables import commissions, deposits, gigs, journal, movements, payments, slot_movements, slots
+from x402_gig.store.tables import (
+    commissions,
+    deposits,
+    gigs,
+    journal,
+    ledger,
+    movements,
+    payments,
+    slot_movements,
+    slots,
+)
 
 REWARD, COMMISSION, REFUND = "reward", "commission", "refund"
 # Out of the wallet of a gig that was created with a key: the commission on it, and what is given back.
@@ -112,8 +122,14 @@ def _movement_columns() -> list[Column[Any]]:
     return [movements.c[name] for name in _COLUMNS]
 
 
+def _is_misdirected() -> ColumnElement[bool]:
+    """A commission that was written down before the commission address was changed."""
+    address = func.coalesce(select(ledger.c.commission_address).scalar_subquery(), movements.c.payee)
+    return (movements.c.kind == COMMISSION) & (movements.c.payee != address)
+
+
 def _due(*conditions: ColumnElement[bool]) -> Select[Any]:
-    wanted = (movements.c.state == "due", *conditions, _not_in_flight(), _is_backed())
+    wanted = (movements.c.state == "due", *conditions, _not_in_flight(), _is_backed(), ~_is_misdirected())
     return select(*_movement_columns()).where(*wanted).order_by(movements.c.id).limit(bindparam("limit"))
 
 
@@ -122,12 +138,12 @@ _DUE = _due(movements.c.kind == bindparam("kind"), movements.c.asset.is_(None), 
 _DUE_IN_TOKENS = _due(movements.c.asset.is_not(None), _NOT_HELD)
 _IS_DUE = _due(movements.c.id == bindparam("movement_id"))
 _STILL_DUE = select(movements.c.id).where(
-    movements.c.id.in_(bindparam("ids", expanding=True)), movements.c.state == "due"
+    movements.c.id.in_(bindparam("ids", expanding=True)), movements.c.state == "due", ~_is_misdirected()
 )
 
 
 def still_due(connection: Connection, moves: Sequence[Movement]) -> list[Movement]:
-    """Those of these that are not on chain."""
+    """Those of these that are not on chain, and are to be sent again."""
     ids = [move.movement_id for move in moves]
     left = set(connection.execute(_STILL_DUE, {"ids": ids}).scalars())
     return [move for move in moves if move.movement_id in left]
@@ -314,8 +330,26 @@ def has_orphans(connection: Connection) -> bool:
 
 def void_orphans(connection: Connection, now_s: int) -> list[Movement]:
     """Give those up of which no signature of ours is alive. A commission's other payments are in the next one."""
+    return _void(connection, _is_orphan(), now_s)
+
+
+# Written out, so that the index of what is due will do.
+_MISDIRECTED = select(movements.c.id).where(text("movements.state = 'due'"), _is_misdirected()).limit(1)
+
+
+def has_misdirected(connection: Connection) -> bool:
+    """Is there a commission due to an address that is not the ledger's any more?"""
+    return connection.execute(_MISDIRECTED).first() is not None
+
+
+def void_misdirected(connection: Connection, final_s: int) -> list[Movement]:
+    """Give it up when no signature was alive in the last block that is final: the next one carries its payments."""
+    return _void(connection, (movements.c.state == "due") & _is_misdirected(), final_s)
+
+
+def _void(connection: Connection, is_wanted: ColumnElement[bool], now_s: int) -> list[Movement]:
     alive = exists().where(slot_movements.c.movement_id == movements.c.id, slot_movements.c.valid_before >= now_s)
-    statement = update(movements).where(_is_orphan(), ~alive, _not_in_flight()).values(state="void")
+    statement = update(movements).where(is_wanted, ~alive, _not_in_flight()).values(state="void")
     found = [Movement(*row) for row in connection.execute(statement.returning(*_movement_columns()))]
     released = update(commissions).where(commissions.c.movement_id.in_([move.movement_id for move in found]))
     ids = connection.execute(released.values(is_void=1).returning(commissions.c.payment_id)).scalars().all()

@@ -28,6 +28,9 @@ TRANSITIONS = (
     Transition("movement", "due", "done", "relayer, watcher", "its log pair is on chain"),
     Transition("movement", "done", "due", "watcher", "the block of its log pair was replaced"),
     Transition("movement", "due", "void", "reconciler", "its deposit never came back and its signatures expired"),
+    Transition(
+        "movement", "due", "void", "reconciler", "its commission address was changed and its signatures expired"
+    ),
     Transition("movement", "void", "done", "relayer, watcher", "its log pair is on chain after all"),
     Transition("slot", "", "open", "relayer", "a signed transaction is written down"),
     Transition("slot", "open", "mined", "relayer", "the receipt of one of its transactions, successful"),

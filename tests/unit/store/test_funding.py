@@ -18,10 +18,17 @@ from tests.unit.store.examples import (
     word,
 )
 from x402_gig.chain.eip3009 import TokenTransfer
-from x402_gig.store import deposits, funding, gigs, slots, tables
+from x402_gig.store import binding, deposits, funding, gigs, kept, slots, tables
+from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.funding import Movement
 
-INTAKE, OPERATOR = address(0x17), address(0x0F)
+INTAKE, OPERATOR, OTHER = address(0x17), address(0x0F), address(0x1F)
+
+
+def bound_to(db: Connection, commission_address: str) -> None:
+    """A ledger with this address."""
+    binding.bind(db, Binding(8453, word(1), INTAKE), Cursor(5, word(5)), 0)
+    kept.change_commission_address(db, commission_address)
 
 
 def sell(db: Connection, *numbers: int) -> None:
@@ -191,6 +198,55 @@ def test_the_next_one_waits_until_the_last_is_on_chain(db: Connection) -> None:
     [second] = commissions(db)
     assert (second.value, second.nonce) == (2 * COMMISSION, commission_nonce(2))
     assert carried(db) == [[1], [2, 3]]
+
+
+def test_a_commission_that_nobody_has_signed_goes_to_the_new_address(db: Connection) -> None:
+    bound_to(db, OPERATOR)
+    sell(db, 1)
+    write_commission(db)
+    assert not funding.has_misdirected(db)
+    kept.change_commission_address(db, OTHER)
+    assert funding.has_misdirected(db)
+    assert commissions(db) == []
+    assert [move.subject for move in funding.void_misdirected(db, final_s=0)] == [1]
+    funding.write_commission(db, OTHER, commission_nonce)
+    [row] = commissions(db)
+    assert (row.payee, row.value, row.nonce) == (OTHER, COMMISSION, commission_nonce(2))
+
+
+def test_a_commission_that_may_still_be_executed_keeps_its_address(db: Connection) -> None:
+    bound_to(db, OPERATOR)
+    sell(db, 1)
+    write_commission(db)
+    [first] = commissions(db)
+    slot = slots.open_slot(db, address(9), "funding", 0)
+    funding.enter_slot(db, slot.slot_id, [first], valid_before=99)
+    kept.change_commission_address(db, OTHER)
+    assert funding.void_misdirected(db, final_s=100) == []  # its transaction is under way
+    slots.close(db, slot, "reverted", END)
+    assert funding.void_misdirected(db, final_s=99) == []  # its signature is alive
+    assert commissions(db) == []
+    funding.write_commission(db, OTHER, commission_nonce)
+    assert carried(db) == [[1]]
+
+    assert funding.void_misdirected(db, final_s=100) == [first]
+    assert not funding.has_misdirected(db)
+    funding.write_commission(db, OTHER, commission_nonce)
+    [second] = commissions(db)
+    assert (second.payee, second.value) == (OTHER, COMMISSION)
+
+
+def test_a_commission_that_was_executed_after_all_is_done_and_not_given_up(db: Connection) -> None:
+    bound_to(db, OPERATOR)
+    sell(db, 1)
+    write_commission(db)
+    [first] = commissions(db)
+    sign(db, first)
+    kept.change_commission_address(db, OTHER)
+    assert funding.complete(db, [moved(first)]) == []
+    assert funding.void_misdirected(db, final_s=100) == []
+    assert funding.is_idle(db) is False  # its gig's reward
+    assert not funding.has_misdirected(db)
 
 
 def test_a_payments_commission_is_collected_once(db: Connection) -> None:
