@@ -121,8 +121,7 @@ def test_different_numbers_of_relayers_are_a_warning_at_each_server(chain: Chain
     assert warnings(two[0]) == {}
     with running("serve", env=two.desk.env | {"X402_GIG_RELAYERS": "1"}, cwd=two.desk.folder) as (_, ready):
         third = Dev(chain.rpc_url, url=ready["url"])
-        for server in (*two, third):
-            until(lambda server=server: said in warnings(server).get("relayers", ""))
+        until(lambda: all(said in warnings(server).get("relayers", "") for server in (*two, third)))
         assert third.buy(chain.buyer()).status_code == 200
     until(lambda: warnings(two[0]) == {})
 

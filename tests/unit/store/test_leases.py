@@ -157,3 +157,18 @@ def test_the_clock_is_the_databases(db: Connection) -> None:
     joined(db)
     [ends_at] = db.execute(select(tables.processes.c.ends_at)).scalars()
     assert abs(ends_at - LEASE_S - time.time()) < 5
+
+
+def test_each_process_says_how_many_relayers_it_knows(db: Connection) -> None:
+    first = joined(db)
+    assert first.relayers == (4,)
+    second = joined(db, FOUR[:2])
+    assert again(db, first).relayers == again(db, second, FOUR[:2]).relayers == (2, 4)
+
+
+def test_what_a_process_has_is_held_while_it_is_alive(db: Connection, clock: Clock) -> None:
+    """Whoever starts with fewer relayers leaves their transactions to whoever has them."""
+    joined(db)
+    assert leases.held_now(db) == {*FOUR, FUNDING}
+    clock.now += LEASE_S + 1
+    assert leases.held_now(db) == set()
