@@ -16,6 +16,7 @@
     │   ├── ChainUnavailable    the node did not answer, or answered with garbage
     │   ├── ChainRefused        the node answered with a JSON-RPC error
     │   ├── LedgerUnavailable   the database does not do what it is told
+    │   │   └── CommitUnknown   the answer to a commit was lost: the ledger may have changed
     │   └── FacilitatorUnavailable
     ├── LeaseLost               another process has this relayer now, and what was to be written was not
     ├── Refused                 a purchase of ours was refused and nothing was charged
@@ -109,6 +110,12 @@ class ChainUnavailable(Unavailable):
 
 class LedgerUnavailable(Unavailable):
     pass
+
+
+class CommitUnknown(LedgerUnavailable):
+    """The answer to a commit was lost. The only `Unavailable` after which the ledger may have changed."""
+
+    reason = OutcomeUnknown.reason
 
 
 class FacilitatorUnavailable(Unavailable):

@@ -4,16 +4,25 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from x402_gig.chain import batcher
 from x402_gig.chain.node import Node
-from x402_gig.errors import ChainRefused, ChainUnavailable, GigError, LeaseLost, Unavailable
+from x402_gig.errors import (
+    ChainRefused,
+    ChainUnavailable,
+    CommitUnknown,
+    GigError,
+    LeaseLost,
+    PaymentConflict,
+    Unavailable,
+)
 from x402_gig.logs import PaymentLog
-from x402_gig.payments.checkout import STILL_SETTLING
+from x402_gig.payments.checkout import STILL_SETTLING, Known
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
@@ -35,7 +44,7 @@ from x402_gig.settlement.simulation import (
     transfer_call,
 )
 from x402_gig.store import payments
-from x402_gig.store.engine import Connection, Ledger
+from x402_gig.store.engine import AGAIN_S, Connection, Ledger
 from x402_gig.store.payments import Reservation
 
 log = logging.getLogger(__name__)
@@ -105,6 +114,8 @@ class LocalFacilitator:
         self._claims = claims
         self._items: dict[Identity, Item] = {}
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
+        # Items whose reservation the ledger has not answered yet.
+        self._in_writing: set[Item] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._largest = batcher.MAX_BATCH
         self._batch_size = 0
@@ -123,6 +134,9 @@ class LocalFacilitator:
         item = self._item(wanted.key, wanted.payment, wanted.order)
         item.payment_id = payment_id
         return await self._wait(item)
+
+    async def abandon(self, payment_id: int) -> None:
+        await self._settling.abandon(payment_id)
 
     def can_send(self) -> bool:
         return self._leases.can_send
@@ -148,6 +162,7 @@ class LocalFacilitator:
         del self._items[item.identity]
         # Looked at here, so that a failure with nobody left to see it is not reported as forgotten.
         outcome = Unknown(STILL_SETTLING) if done.exception() else done.result()
+        self._settling.left.discard(item.key)
         payment_id = outcome.payment_id if isinstance(outcome, Settled) else item.payment_id
         if payment_id is None:
             return
@@ -169,12 +184,13 @@ class LocalFacilitator:
 
     async def _wait(self, item: Item) -> Outcome:
         item.waiters += 1
+        self._settling.left.discard(item.key)
         try:
             outcome = await asyncio.shield(item.future)
         except asyncio.CancelledError:
             item.waiters -= 1
-            if item.waiters == 0 and item.payment_id is not None:
-                await asyncio.shield(self._settling.abandon(item.payment_id))
+            if item.waiters == 0:
+                await self._leave_alone(item)
             raise
         except GigError:
             item.waiters -= 1
@@ -184,6 +200,10 @@ class LocalFacilitator:
             # On disk before the buyer hears of it: the next signature may follow at once.
             await self._settling.abandon(item.payment_id)
         return outcome
+
+    async def _leave_alone(self, item: Item) -> None:
+        if item.payment_id is not None or item in self._in_writing:
+            await asyncio.shield(self._settling.abandon(item.payment_id or item.key))
 
     def waits(self) -> bool:
         return any(self._queues.values())
@@ -233,6 +253,8 @@ class LocalFacilitator:
         except Exception as exc:
             # Whatever went wrong, a request waits: what is written down is open, the rest was not sent.
             for item in items:
+                if item in self._in_writing:
+                    continue  # see `_find_out`
                 if item.payment_id is None and isinstance(exc, Unavailable):
                     item.fail(exc)
                 else:
@@ -304,7 +326,8 @@ class LocalFacilitator:
 
     async def _claim(self, item: Item, used: Used) -> None:
         try:
-            outcome = await self._claims.claim(item.reservation(), used.block_number)
+            with self._writing([item]):
+                outcome = await self._claims.claim(item.reservation(), used.block_number)
         except GigError as exc:
             item.fail(exc)
         else:
@@ -314,7 +337,9 @@ class LocalFacilitator:
 
     async def _send(self, relayer: Relayer, items: Sequence[Item], lane: Lane) -> None:
         sent: dict[PaymentKey, int] = {}
-        slot = await relayer.write_down("deposit", lambda c: self._plan(c, items, lane, sent))
+        await self._settling.mark_left()
+        with self._writing(items):
+            slot = await relayer.write_down("deposit", lambda c: self._plan(c, items, lane, sent))
         for item in items:
             self._expect(item, sent.get(item.key))
         if slot is None:
@@ -338,8 +363,10 @@ class LocalFacilitator:
 
     async def _write_down_for_others(self, items: Sequence[Item], _: Lane) -> None:
         """Whoever has a relayer finds them in the ledger: see `Reconciler.resend`."""
-        wanted = [item.reservation() for item in items]
-        left = await self._ledger.write(lambda c: payments.leave(c, wanted))
+        await self._settling.mark_left()
+        with self._writing(items):
+            wanted = [item.reservation() for item in items]
+            left = await self._ledger.write_surely(lambda c: payments.leave(c, wanted))
         for item in items:
             item.is_left = item.key in left
             self._expect(item, left.get(item.key))
@@ -348,7 +375,8 @@ class LocalFacilitator:
         if payment_id is not None:
             item.payment_id = payment_id
             self._settling.expect(payment_id, item.future)
-            if item.waiters == 0:
+            if item.key in self._settling.left:
+                self._settling.left.discard(item.key)
                 self._spawn(self._settling.abandon(payment_id))
         else:
             self._spawn(self._follow(item))
@@ -356,13 +384,50 @@ class LocalFacilitator:
     async def _follow(self, item: Item) -> None:
         """Another process, or an earlier request, has this payment: its outcome is ours, if the terms are."""
         try:
-            known = await self._ledger.read(lambda c: payments.find(c, item.key))
-            if known is None:
-                raise Unavailable("The payment could not be written down")
+            self._join(item, await self._ledger.read(lambda c: payments.find(c, item.key)))
+            await self._settling.tell_known()
+        except Unavailable:
+            item.finish(Unknown(STILL_SETTLING))
+
+    def _join(self, item: Item, known: Known | None) -> None:
+        """Wait for the outcome of the payment that the ledger has for this item."""
+        if known is None:
+            item.fail(Unavailable("The payment could not be written down"))
+            return
+        try:
             known.check_terms(item.order)
-            item.finish(known.outcome or await self._settling.wait(known.payment_id))
-        except GigError as exc:
+        except PaymentConflict as exc:
             item.fail(exc)
+        else:
+            self._expect(item, known.payment_id)
+
+    @contextmanager
+    def _writing(self, items: Sequence[Item]) -> Iterator[None]:
+        """The items may be in the ledger from here on, until the ledger says whether they are."""
+        self._in_writing.update(items)
+        try:
+            yield
+        except Exception as exc:
+            if isinstance(exc, CommitUnknown) or not isinstance(exc, GigError):
+                self._spawn(self._find_out(items))
+            else:
+                self._in_writing.difference_update(items)
+            raise
+        self._in_writing.difference_update(items)
+
+    async def _find_out(self, items: Sequence[Item]) -> None:
+        """The answer to a commit was lost: ask the ledger what became of it before any buyer is told."""
+
+        while True:
+            try:
+                # Written, not read: then it waits for the end of the transaction whose answer was lost.
+                found = await self._ledger.write(lambda c: [payments.find(c, item.key) for item in items])
+                break
+            except Unavailable:
+                await asyncio.sleep(AGAIN_S)
+        self._in_writing.difference_update(items)
+        for item, known in zip(items, found, strict=True):
+            self._join(item, known)
 
     def _plan(
         self, connection: Connection, items: Sequence[Item], lane: Lane, sent: dict[PaymentKey, int]

@@ -6,6 +6,7 @@ when its deposit is seen on chain. It is asked again only after a plain failure:
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -16,9 +17,15 @@ from pydantic import BaseModel, Field, ValidationError
 from x402.schemas import PaymentPayload, SupportedResponse
 
 from x402_gig.chain.node import Node
-from x402_gig.errors import CannotStart, ChainUnavailable, FacilitatorUnavailable, GigError, Unavailable
+from x402_gig.errors import (
+    CannotStart,
+    ChainUnavailable,
+    FacilitatorUnavailable,
+    GigError,
+    Unavailable,
+)
 from x402_gig.logs import PaymentLog
-from x402_gig.payments.checkout import STILL_SETTLING
+from x402_gig.payments.checkout import STILL_SETTLING, Known
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
@@ -26,7 +33,7 @@ from x402_gig.settlement.claims import Claims
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.simulation import Lane, NeedsContractLane, NotNow, Passes, Used, lane_of, simulate
 from x402_gig.store import facilitated, payments
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.facilitated import Failed
 from x402_gig.store.payments import Reservation
 
@@ -149,7 +156,8 @@ class RemoteFacilitator:
         try:
             written = await asyncio.shield(writing)
         except asyncio.CancelledError:
-            self._spawn(self._abandon(writing))
+            self._settling.left.add(key)
+            self._spawn(self._abandon(key, writing))
             raise
         return await self._settling.wait(written) if isinstance(written, int) else written
 
@@ -175,6 +183,9 @@ class RemoteFacilitator:
             self._spawn(self._ask_to_settle(payment_id, failed.wanted.payment))
         return None
 
+    async def abandon(self, payment_id: int) -> None:
+        await self._settling.abandon(payment_id)
+
     def can_send(self) -> bool:
         return True
 
@@ -194,13 +205,14 @@ class RemoteFacilitator:
         writing.add_done_callback(retire)
         return writing
 
-    async def _abandon(self, writing: "asyncio.Task[Written]") -> None:
+    async def _abandon(self, key: PaymentKey, writing: "asyncio.Task[Written]") -> None:
         """A buyer hung up before the payment was written down; if it ever is, it gets the mark."""
         with contextlib.suppress(GigError):
             written = await asyncio.shield(writing)
             payment_id = written.payment_id if isinstance(written, Settled) else written
-            if isinstance(payment_id, int):
+            if isinstance(payment_id, int) and key in self._settling.left:
                 await self._settling.abandon(payment_id)
+        self._settling.left.discard(key)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -210,16 +222,29 @@ class RemoteFacilitator:
     async def _write_down(self, wanted: Reservation) -> Written:
         if outcome := await self._check(wanted):
             return outcome
-        ids = await self._ledger.write(lambda c: payments.write_down(c, [wanted], broadcasts=1))
-        if payment_id := ids.get(wanted.key):
-            self._spawn(self._ask_to_settle(payment_id, wanted.payment))
-            return payment_id
-        # An earlier request or another process has written it down.
-        known = await self._ledger.read(lambda c: payments.find(c, wanted.key))
+        is_new, known = await self._reserve(wanted)
         if known is None:
             raise Unavailable("The payment could not be written down")
+        if is_new:
+            self._spawn(self._ask_to_settle(known.payment_id, wanted.payment))
+        # An earlier request or another process may have written it down.
         known.check_terms(wanted.order)
         return known.payment_id
+
+    async def _reserve(self, wanted: Reservation) -> tuple[bool, Known | None]:
+        """Whether the payment is new, so that `/settle` is to be asked, and what the ledger has of it."""
+        tries = itertools.count()
+
+        def write_down(connection: Connection) -> tuple[bool, Known | None]:
+            is_new = wanted.key in payments.write_down(connection, [wanted], broadcasts=1)
+            known = payments.find(connection, wanted.key)
+            if next(tries) and known is not None and not is_new:
+                # It may have been new before the answer to the commit was lost: the reconciler asks `/settle`.
+                payments.send_again(connection, known.payment_id)
+            return is_new, known
+
+        await self._settling.mark_left()
+        return await self._ledger.write_surely(write_down)
 
     async def _check(self, wanted: Reservation) -> Outcome | None:
         """None when it would settle now, by our own simulation and by the facilitator's word."""

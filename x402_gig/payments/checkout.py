@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from x402_gig.errors import GigError, PaymentConflict, ValidationFailed
+from x402_gig.errors import GigError, PaymentConflict, Unavailable, ValidationFailed
 from x402_gig.payments.checks import check_identity, check_terms, check_times, payment_key
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
@@ -57,10 +57,6 @@ class Book(Protocol):
         """Make `key` another name of that payment; False when somebody else took the mark first."""
         ...
 
-    async def abandon(self, payment_id: int) -> None:
-        """Its buyer stopped waiting."""
-        ...
-
     async def forget_abandoned(self, payment_id: int) -> None:
         """Its buyer came back and has the answer: the mark is gone."""
         ...
@@ -79,6 +75,10 @@ class Facilitator(Protocol):
 
     async def resume(self, payment_id: int) -> Outcome:
         """The outcome of a payment that is written down and open; it is sent again where that is needed."""
+        ...
+
+    async def abandon(self, payment_id: int) -> None:
+        """Its buyer stopped waiting."""
         ...
 
 
@@ -180,6 +180,13 @@ class Checkout:
         if payment.signature != known.signature and not await self._proven(payment):
             return Rejected("invalid_exact_evm_payload_signature", "The signature is not the payer's")
         known.check_terms(order)
+        try:
+            return await self._answer(known, key)
+        except Unavailable:
+            # It was sent before this request, so nobody can say that nothing was.
+            return Unknown(STILL_SETTLING)
+
+    async def _answer(self, known: Known, key: PaymentKey) -> Outcome:
         outcome = known.outcome or await self._hold(self._facilitator.resume(known.payment_id))
         if isinstance(outcome, Unknown):
             return outcome
@@ -201,8 +208,11 @@ class Checkout:
             return await self._hold(self._facilitator.resume(abandoned))
         except asyncio.CancelledError:
             # The mark may be taken already, and this buyer left too: it is there for the next one.
-            await asyncio.shield(self._book.abandon(abandoned))
+            await asyncio.shield(self._facilitator.abandon(abandoned))
             raise
+        except Unavailable:
+            await self._facilitator.abandon(abandoned)
+            return Unknown(STILL_SETTLING)
 
     async def _proven(self, payment: Payment) -> bool:
         return await self._prover.proves(payment.authorization, payment.signature)

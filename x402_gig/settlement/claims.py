@@ -5,6 +5,7 @@ import logging
 from msgspec import Struct
 
 from x402_gig.chain.node import Node
+from x402_gig.errors import Unavailable
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
@@ -37,13 +38,17 @@ class Claims:
         """Settled when the deposit is there, Rejected when the nonce went to something else, else Unknown.
 
         Nothing is known before the ledger has read the block in which the nonce was seen used. That block may have
-        been replaced since, so the block that was read last is asked again, by its hash. Raises Unavailable.
+        been replaced since, so the block that was read last is asked again, by its hash.
         """
-        await self._watcher.passed(seen_in_block)
-        doubts, read_to = self._watcher.doubts, self._watcher.read_to
-        is_used = await self._node.is_used(wanted.payment.authorization, read_to)
-        evidence = Evidence(is_used, doubts)
-        outcome = await self._ledger.write(lambda c: decide(c, self._shop, wanted, evidence))
+        try:
+            await self._watcher.passed(seen_in_block)
+            doubts, read_to = self._watcher.doubts, self._watcher.read_to
+            is_used = await self._node.is_used(wanted.payment.authorization, read_to)
+            evidence = Evidence(is_used, doubts)
+            outcome = await self._ledger.write_surely(lambda c: decide(c, self._shop, wanted, evidence))
+        except Unavailable:
+            # The nonce is used, and perhaps for this.
+            return Unknown(STILL_SETTLING)
         if not isinstance(outcome, Rejected):
             self._settling.funding_due()
         return outcome

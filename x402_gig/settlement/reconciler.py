@@ -76,7 +76,17 @@ class Reconciler:
 
     async def _round(self) -> AsyncIterator[str]:
         """Each task, and what kept it from its work; the others go on."""
-        for task in (self.settling.tell_known, self.reconcile, self.resend, self.void, self.refund, self.recheck):
+        settling = self.settling
+        tasks = (
+            settling.tell_known,
+            settling.mark_left,
+            self.reconcile,
+            self.resend,
+            self.void,
+            self.refund,
+            self.recheck,
+        )
+        for task in tasks:
             try:
                 await task()
             except GigError as exc:

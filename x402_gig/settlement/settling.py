@@ -12,6 +12,7 @@ from x402_gig.errors import Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
+from x402_gig.payments.payment import PaymentKey
 from x402_gig.store import binding, deposits, direct, funding, payments, slots
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
@@ -39,6 +40,9 @@ class Settling:
         # Why nothing new is sold for the moment; empty when it is.
         self.pause: Callable[[], str] = lambda: ""
         self._waiting: dict[int, list[asyncio.Future[Outcome]]] = defaultdict(list)
+        # Payments that nobody waits for, by id, or by key while they may be in the ledger; until they are marked.
+        self.left: set[int | PaymentKey] = set()
+        self._marking = asyncio.Lock()
         self.funding_due: Callable[[], None] = lambda: None
         self.slots_reopened: Callable[[], None] = lambda: None
 
@@ -167,13 +171,27 @@ class Settling:
         if not waiting:
             del self._waiting[payment_id]
 
-    async def abandon(self, payment_id: int) -> None:
-        """Nobody waits for this payment any more: see `payments.checkout`."""
+    async def abandon(self, name: int | PaymentKey) -> None:
+        """Nobody waits for this payment any more: see `payments.checkout`. A mark that cannot be written is kept.
+
+        By its key where it may be in the ledger or not.
+        """
+        self.left.add(name)
         try:
-            await self._ledger.write(lambda c: payments.mark_abandoned(c, [payment_id]))
+            await self.mark_left()
         except Unavailable as exc:
-            # A lost mark may cost the buyer a second purchase; an error here would hide what became of the first.
-            PaymentLog(log, payment_id).warning("not marked as abandoned: %s", exc.detail)
+            # An error here would hide what became of the payment.
+            log.warning("%d payments are not marked as abandoned yet: %s", len(self.left), exc.detail)
+
+    async def mark_left(self) -> None:
+        """Write the marks that are missing. Raises Unavailable.
+
+        To be awaited before a payment is written down: it may be for the same terms as one that was left.
+        """
+        async with self._marking:  # a mark that was taken meanwhile must not be set again
+            if left := frozenset(self.left):
+                await self._ledger.write(lambda c: payments.mark_left(c, left))
+                self.left -= left
 
 
 def _forget(connection: Connection, block: Block) -> bool:

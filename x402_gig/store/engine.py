@@ -26,7 +26,7 @@ from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Eng
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, OperationalError, SQLAlchemyError
 
-from x402_gig.errors import CannotStart, LedgerUnavailable
+from x402_gig.errors import CannotStart, CommitUnknown, LedgerUnavailable
 from x402_gig.store.schema import check_schema, migrate
 from x402_gig.store.transactions import transactions
 
@@ -37,6 +37,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 10
+AGAIN_S = 0.5
 CONNECT_TIMEOUT_S = 5
 # A frozen process must not keep its turn for ever, nor may a setting of the database make commits asynchronous.
 SESSION = {
@@ -77,8 +78,8 @@ class Ledger:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in one transaction; it is on disk when this returns.
 
-        Raises LedgerUnavailable, and then nothing changed; when PostgreSQL went away in the middle of the commit,
-        perhaps it did: whatever is written may be found written already.
+        Raises LedgerUnavailable when nothing changed, and CommitUnknown when the answer to the commit was lost. The
+        next transaction sees what became of it: writers take turns, and a turn lasts until its transaction has ended.
         """
         # A transaction that was asked for is not torn, nor left out, when a client hangs up.
         asked = _Asked(work, asyncio.get_running_loop().create_future())
@@ -87,12 +88,30 @@ class Ledger:
             result: T = await asked.answer
             return result
 
+    async def write_surely(self, work: Callable[[Connection], T]) -> T:
+        """`write`, repeated while the answer to the commit is lost: `work` must recognise what it has written before.
+
+        Raises LedgerUnavailable when nothing changed.
+        """
+        is_unknown = False
+        while True:
+            try:
+                return await self.write(work)
+            except LedgerUnavailable as exc:
+                is_unknown = is_unknown or isinstance(exc, CommitUnknown)
+                if not is_unknown:
+                    raise
+                log.warning("%s: looking again", exc.detail)
+                await asyncio.sleep(AGAIN_S)
+
     def _write(self, asked: "_Asked") -> None:
+        is_committing = False
         try:
             with self._writing() as connection:
                 result = asked.work(connection)
+                is_committing = True
         except BaseException as exc:  # noqa: BLE001 - as in `_read`
-            result = exc
+            result = _commit_unknown(exc) if is_committing else exc
         _tell([asked], [result])
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -186,7 +205,13 @@ def _as_unavailable() -> Iterator[None]:
         raise LedgerUnavailable(f"The ledger cannot be used right now ({_kind(exc)})") from exc
 
 
-def _kind(exc: Exception) -> str:
+def _commit_unknown(exc: BaseException) -> CommitUnknown:
+    unknown = CommitUnknown(f"The ledger did not say whether it was written to ({_kind(exc)})")
+    unknown.__cause__ = exc
+    return unknown
+
+
+def _kind(exc: BaseException) -> str:
     """With what the database calls it, such as SQLITE_FULL or 53100: never its text, which may hold values."""
     cause = getattr(exc, "orig", None)
     name = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)

@@ -76,10 +76,7 @@ class PaymentBook:
         return await self._ledger.read(lambda c: look_up(c, key, fingerprint, now_s))
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
-        return await self._ledger.write(lambda c: take_abandoned(c, key, payment_id, signature))
-
-    async def abandon(self, payment_id: int) -> None:
-        await self._ledger.write(lambda c: mark_abandoned(c, [payment_id]))
+        return await self._ledger.write_surely(lambda c: take_abandoned(c, key, payment_id, signature))
 
     async def forget_abandoned(self, payment_id: int) -> None:
         await self._ledger.write(lambda c: mark_abandoned(c, [payment_id], False))
@@ -406,6 +403,13 @@ def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool =
         journal.note(connection, [payment_id], state, reason)
 
 
+def mark_left(connection: Connection, names: Collection[int | PaymentKey]) -> None:
+    """Nobody waits for these payments any more. Those named by a key may not be in the ledger."""
+    ids = {name for name in names if isinstance(name, int)}
+    found = [find(connection, name) for name in names if isinstance(name, PaymentKey)]
+    mark_abandoned(connection, ids | {known.payment_id for known in found if known is not None})
+
+
 def mark_unanswered(connection: Connection, relayers: Collection[str] | None = None, gone_s: int = 0) -> None:
     """Whoever waited for an open payment waits no more, and the last answers may not have gone out.
 
@@ -480,8 +484,9 @@ _INSERT_ALIAS = InsertIgnore(aliases, aliases.c.payment_id)
 
 
 def take_abandoned(connection: Connection, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
-    if find(connection, key) is not None:  # another request with this payment came first
-        return False
+    """Make `key` another name of an abandoned payment; True also when it is one already."""
+    if (known := find(connection, key)) is not None:
+        return known.payment_id == payment_id
     taken = update(payments).where(payments.c.id == payment_id, payments.c.abandoned == 1).values(abandoned=0)
     if connection.execute(taken).rowcount == 0:
         return False

@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from x402_gig.chain.node import SignedTransaction
 from x402_gig.store import states
+from x402_gig.store.engine import InsertIgnore
 from x402_gig.store.tables import attempts, gigs, movements, payments, slot_movements, slot_payments, slots
 
 DEPLOY = "deploy"
@@ -74,7 +75,7 @@ def _open() -> Any:
 
 
 _OPEN = _open()
-_ADD_ATTEMPT = insert(attempts)
+_ADD_ATTEMPT = InsertIgnore(attempts, attempts.c.id)
 _ENTER_PAYMENTS = insert(slot_payments)
 
 
@@ -86,6 +87,7 @@ def open_slot(connection: Connection, relayer: str, purpose: str, chain_nonce: i
 
 
 def add_attempt(connection: Connection, slot: Slot, attempt: Attempt) -> None:
+    """Keep a signed transaction. It may be there already: after a lost commit the same one is signed again."""
     values = {
         "slot_id": slot.slot_id,
         "hash": attempt.transaction.hash,
@@ -96,7 +98,7 @@ def add_attempt(connection: Connection, slot: Slot, attempt: Attempt) -> None:
         "is_empty": int(attempt.is_empty),
         "created_at": int(time.time()),
     }
-    connection.execute(_ADD_ATTEMPT, values)
+    _ADD_ATTEMPT(connection, [values])
 
 
 def enter_payments(connection: Connection, slot: Slot, payment_ids: Iterable[int]) -> None:

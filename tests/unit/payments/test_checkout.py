@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.payments.examples import KEY, NOW, PAYER, PRICE, SELLER, SIGNATURE, payment
-from x402_gig.errors import ChainUnavailable, GigError, PaymentConflict, ValidationFailed
+from x402_gig.errors import ChainUnavailable, GigError, LedgerUnavailable, PaymentConflict, ValidationFailed
 from x402_gig.metrics import Metrics
 from x402_gig.payments.checkout import Checkout, Known
 from x402_gig.payments.order import Order
@@ -59,9 +59,6 @@ class MemoryBook:
         self.known[key] = replace(first, signature=signature, abandoned=False)
         return True
 
-    async def abandon(self, payment_id: int) -> None:
-        self.marks.append(payment_id)
-
     async def forget_abandoned(self, payment_id: int) -> None:
         self.marks.remove(payment_id)
 
@@ -85,6 +82,9 @@ class MemoryFacilitator:
     async def resume(self, payment_id: int) -> Outcome:
         self.calls.append(f"resume {payment_id}")
         return await self._end()
+
+    async def abandon(self, payment_id: int) -> None:
+        self.book.marks.append(payment_id)
 
     async def _end(self) -> Outcome:
         try:
@@ -287,6 +287,13 @@ def test_who_comes_back_has_the_answer_and_the_mark_is_gone(till: Till) -> None:
     assert till.pay(payment(nonce=SECOND_NONCE)) == LATER
 
 
+def test_of_a_known_payment_nobody_says_that_nothing_was_sent(till: Till) -> None:
+    """Whoever was told so could sign anew."""
+    till.knows(None)
+    till.facilitator.outcome = LedgerUnavailable("gone")
+    assert isinstance(till.pay(payment()), Unknown)
+
+
 # The same payer and terms with a new authorization
 
 
@@ -326,6 +333,13 @@ def test_who_loses_the_race_for_a_mark_buys_anew(till: Till) -> None:
     till.book.lost_race = True
     till.facilitator.outcome = LATER
     assert till.pay(payment(nonce=SECOND_NONCE)) == LATER
+
+
+def test_an_heir_who_cannot_be_told_leaves_the_mark_for_the_next_one(till: Till) -> None:
+    till.knows(None, abandoned=True)
+    till.facilitator.outcome = LedgerUnavailable("gone")
+    assert isinstance(till.pay(payment(nonce=SECOND_NONCE)), Unknown)
+    assert till.book.marks == [1]
 
 
 def test_an_heir_pays_the_price_of_today(till: Till) -> None:

@@ -3,7 +3,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, Connection, Table, create_engine, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from tests.cuts import commit_proxy
 from tests.harness import until
 from tests.servers import Postgres
 from tests.unit.store.conftest import DATABASES, on_postgresql, on_sqlite
 from tests.unit.store.examples import address, reserved
-from x402_gig.errors import CannotStart, Unavailable
+from x402_gig.errors import CannotStart, CommitUnknown, Unavailable
 from x402_gig.store import engine, schema, tables
 from x402_gig.store.engine import InsertIgnore, InsertOrReplace, Ledger
 from x402_gig.store.tables import journal, payments, slots
@@ -395,6 +396,38 @@ def test_nothing_is_asked_of_a_closed_ledger(ledger: Ledger) -> None:
             asyncio.run(ledger.read(count))
     with pytest.raises(Unavailable, match="closed"):
         asyncio.run(ledger.write(count))
+
+
+# A commit whose answer is lost
+
+
+@on_postgresql
+@pytest.mark.parametrize("is_passed_on", [True, False])
+def test_a_commit_that_is_not_answered_is_neither_done_nor_failed(url: str, *, is_passed_on: bool) -> None:
+    with commit_proxy(url) as proxy, closing(Ledger(proxy.url)) as ledger:
+        proxy.cuts("INSERT INTO slots", passed_on=is_passed_on)
+        with pytest.raises(CommitUnknown, match="did not say whether"):
+            asyncio.run(ledger.write(lambda db: db.execute(insert(slots), slot(1))))
+        assert asyncio.run(ledger.read(count)) == int(is_passed_on)
+
+
+@on_postgresql
+@pytest.mark.parametrize("is_passed_on", [True, False])
+def test_what_is_to_be_known_surely_is_written_again_until_it_is(url: str, *, is_passed_on: bool) -> None:
+    new = InsertIgnore(slots, slots.c.nonce)
+    with commit_proxy(url) as proxy, closing(Ledger(proxy.url)) as ledger:
+        proxy.cuts("INSERT INTO slots", passed_on=is_passed_on)
+        found = asyncio.run(ledger.write_surely(lambda db: len(new(db, [slot(1)]).all())))
+        assert (found, asyncio.run(ledger.read(count))) == (int(not is_passed_on), 1)
+
+
+def test_what_fails_before_its_commit_was_not_written(ledger: Ledger) -> None:
+    def fails(db: Connection) -> None:
+        db.execute(insert(slots), [slot(1), slot(1)])
+
+    with pytest.raises(Unavailable, match="IntegrityError") as caught:
+        asyncio.run(ledger.write_surely(fails))
+    assert not isinstance(caught.value, CommitUnknown)
 
 
 # Conflicts

@@ -51,6 +51,14 @@ def test_every_attempt_is_kept_newest_first(db: Connection) -> None:
     assert slots.attempts_of(db, neighbour) == [attempt(4)]
 
 
+def test_an_attempt_that_is_there_already_is_written_once(db: Connection) -> None:
+    """The answer to its commit was lost, and the same transaction is signed again."""
+    slot = take(db)
+    for _ in range(2):
+        slots.add_attempt(db, slot, attempt(1))
+    assert slots.attempts_of(db, slot) == [attempt(1)]
+
+
 def test_open_slots_come_in_the_order_of_their_nonces(db: Connection) -> None:
     first, second, _ = take(db, chain_nonce=10), take(db), take(db, OTHER)
     assert slots.open_slots(db, RELAYER) == [first, second]
