@@ -3,6 +3,8 @@
 //     node scripts/buy_gig.mjs http://127.0.0.1:4021
 //
 // BUYER_KEY holds the payer's key; without it, and only on this machine, Foundry's first account pays.
+import { setTimeout } from "node:timers/promises";
+
 import { ExactEvmScheme } from "@x402/evm";
 import { decodePaymentResponseHeader, wrapFetchWithPaymentFromConfig } from "@x402/fetch";
 import { privateKeyToAccount } from "viem/accounts";
@@ -21,7 +23,21 @@ const terms = {
   gig_type: "like",
   url: "https://farcaster.xyz/dwr/0x1a2b3c4d",
 };
-const pay = wrapFetchWithPaymentFromConfig(fetch, {
+
+// The SDK signs once for each call. What it has signed is sent until there is an answer: the next call's signature
+// could be a second payment.
+async function insist(request) {
+  for (;;) {
+    // Be patient: whoever gives up early has paid all the same.
+    const sent = fetch(request.clone(), { signal: AbortSignal.timeout(90_000) });
+    if (!request.headers.has("PAYMENT-SIGNATURE")) return sent;
+    const answer = await sent.catch(() => null);
+    if (answer && ![429, 502, 503, 504].includes(answer.status)) return answer;
+    await setTimeout(1000 * Number(answer?.headers.get("Retry-After") ?? 2));
+  }
+}
+
+const pay = wrapFetchWithPaymentFromConfig(insist, {
   schemes: [{ network: "eip155:8453", client: new ExactEvmScheme(privateKeyToAccount(key)) }],
   // Without this the SDK refuses to pay more than $1. This gig costs $11: its reward and 10 % commission.
   spendControls: { maxAmountPerPayment: "$11" },
@@ -31,7 +47,6 @@ const answer = await pay(`${url}/api/gigs/create/x402`, {
   method: "POST",
   body: JSON.stringify(terms),
   headers: { "Content-Type": "application/json" },
-  signal: AbortSignal.timeout(90_000), // be patient: whoever gives up early has paid all the same
 });
 console.log(answer.status, await answer.text());
 if (!answer.ok) process.exit(1);

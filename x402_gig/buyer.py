@@ -20,7 +20,7 @@ from x402.mechanisms.evm.signers import EthAccountSigner
 from x402.schemas import NoMatchingRequirementsError, PaymentRequired, PaymentRequirements
 from x402.schemas.v1 import PaymentRequiredV1, PaymentRequirementsV1
 
-from x402_gig.errors import OutcomeUnknown, Refused
+from x402_gig.errors import OutcomeUnknown, Refused, TooManyRequests
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.settings import NETWORKS
 
@@ -47,7 +47,7 @@ _UNDECIDED = (408, 425, 429)
 
 
 class _AskAgain(Exception):
-    """No outcome yet: the same payment may be posted again after `delay_s`. `harmless`: it was not sent on."""
+    """No outcome yet: the same payment may be posted again after `delay_s`. `harmless`: nobody looked at it."""
 
     def __init__(self, why: str, delay_s: float = RETRY_S, *, harmless: bool = False) -> None:
         super().__init__(why)
@@ -191,10 +191,9 @@ class Buyer:
             raise OutcomeUnknown(f"the server says {_said(answer)}")
         if _refuses(answer.status_code, again=again):
             raise _refusal(answer)
-        # Of its own 503 and 429 the server knows whether it sent anything; of other answers nobody does.
-        reason = _json_object(answer).get("reason", OutcomeUnknown.reason)
-        harmless = answer.status_code in (429, 503) and reason != OutcomeUnknown.reason
-        raise _AskAgain(f"the server says {_said(answer)}", _retry_after_s(answer), harmless=harmless)
+        # A 503 speaks of this request only, whatever its reason: an earlier one may have been sent on.
+        is_harmless = answer.status_code == 429 and _json_object(answer).get("reason") == TooManyRequests.reason
+        raise _AskAgain(f"the server says {_said(answer)}", _retry_after_s(answer), harmless=is_harmless)
 
     def _bought(self, answer: httpx.Response) -> Bought:
         gig = _json_object(answer)

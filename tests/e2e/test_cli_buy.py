@@ -20,6 +20,7 @@ from tests.harness import CREATE, Dev, Json, decode, gig_terms, until
 
 Done = subprocess.CompletedProcess[str]
 PURSE = 100_000_000
+UNAVAILABLE = {"error": "The ledger cannot be used right now", "reason": "unavailable"}
 TOO_MANY = {"error": "Too many requests", "reason": "rate_limited"}
 LIKE = ("--type", "like", "--url", "https://farcaster.xyz/dwr/0x1a2b3c4d", "--amount", "10")
 
@@ -195,6 +196,10 @@ def met(mishap: str, post: Callable[[], httpx.Response]) -> httpx.Response | Non
     if mishap == "too many":
         return httpx.Response(429, headers={"Retry-After": "0"}, json=TOO_MANY)
     answer = post()
+    if mishap == "unavailable":
+        return httpx.Response(503, headers={"Retry-After": "0"}, json=UNAVAILABLE)
+    if mishap == "bad gateway":
+        return httpx.Response(502, text="<html>")
     if mishap == "unknown":
         return httpx.Response(503, headers={"Retry-After": "0"}, json={"error": "Not known yet"})
     return None if mishap == "answer lost" else answer
@@ -249,15 +254,25 @@ def test_whatever_happens_on_the_way_one_signature_is_sent_and_charged_once(dev:
     assert dev.usdc(json.loads(done.stdout)["gig"]["gig_wallet_address"]) == 10_000_000
 
 
-def test_the_script_to_copy_sends_its_one_signature_until_there_is_an_answer(dev: Dev) -> None:
+@pytest.mark.parametrize("script", [[sys.executable, "scripts/buy_gig.py"], ["node", "scripts/buy_gig.mjs"]])
+def test_the_script_to_copy_sends_its_one_signature_until_there_is_an_answer(dev: Dev, script: list[str]) -> None:
     buyer = dev.buyer(PURSE)
-    with mishaps(dev, "too many", "answer lost", "unknown") as (url, seen):
-        command = [sys.executable, "scripts/buy_gig.py", url]
+    with mishaps(dev, "too many", "answer lost", "unknown", "unavailable", "bad gateway") as (url, seen):
         done = subprocess.run(
-            command, env=os.environ | key_env(buyer), capture_output=True, text=True, timeout=60, check=False
+            [*script, url], env=os.environ | key_env(buyer), capture_output=True, text=True, timeout=60, check=False
         )
     assert done.returncode == 0, done.stderr
-    assert (len(seen), len(set(seen))) == (4, 1)
+    assert (len(seen), len(set(seen))) == (6, 1)
+    assert dev.usdc(buyer.address) == PURSE - 11_000_000
+
+
+def test_after_a_503_whatever_its_reason_nobody_is_told_that_nothing_was_charged(dev: Dev) -> None:
+    buyer = dev.buyer(PURSE)
+    with mishaps(dev, *["unavailable"] * 100) as (url, seen):
+        done = cli(buyer, "buy", url, "--max-price", "11", *LIKE, "--deadline", "2")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "The outcome is not known" in done.stderr
+    assert len(set(seen)) == 1
     assert dev.usdc(buyer.address) == PURSE - 11_000_000
 
 
