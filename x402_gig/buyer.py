@@ -5,9 +5,11 @@ reads the quote and signs it here, and the posting is ours.
 """
 
 import shlex
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import httpx
@@ -227,6 +229,22 @@ class Buyer:
     ) -> httpx.Response:
         headers = {"Content-Type": "application/json", **(headers or {})}
         return self._http.post(self.url + CREATE, content=body, headers=headers, timeout=timeout_s)
+
+
+def is_on_this_machine(url: str) -> bool:
+    """True if the host's name or number leads to a loopback address, however it is written."""
+    try:
+        found = socket.getaddrinfo(httpx.URL(url).host, None)
+    except (OSError, UnicodeError, httpx.InvalidURL):
+        return False
+    return any(_is_loopback(str(where[0])) for *_, where in found)
+
+
+def _is_loopback(number: str) -> bool:
+    address = ip_address(number)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return address.is_loopback or address.is_unspecified  # to connect to 0.0.0.0 is to connect to oneself
 
 
 def _refuses(status: int, *, again: bool) -> bool:

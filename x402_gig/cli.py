@@ -34,6 +34,9 @@ BlockTime = Annotated[float | None, typer.Option(help="Seconds between blocks; w
 ForkUrl = Annotated[str | None, typer.Option(help="Fork this chain (Base or Base Sepolia) with its real contracts.")]
 ServerUrl = Annotated[str, typer.Argument(metavar="URL", help="The server, such as http://127.0.0.1:4021.")]
 MaxPrice = Annotated[str, typer.Option(metavar="USDC", help="Pay at most this, commission included.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Sign for a server on this machine, too, with a key that is worth something.")
+]
 KeyEnv = Annotated[str, typer.Option(metavar="NAME", help="The environment variable with the payer's private key.")]
 
 
@@ -59,7 +62,9 @@ def dev(
     anvil_port: AnvilPort = 8545,
     block_time: BlockTime = None,
     fork_url: ForkUrl = None,
-    database: Annotated[Path | None, typer.Option(help="Keep the ledger in this SQLite file.")] = None,
+    database: Annotated[
+        Path | None, typer.Option(help="Keep the ledger in this SQLite file, and the wallets' seed beside it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Anvil and the server together, in the foreground, without any configuration."""
@@ -126,6 +131,7 @@ def buy(
     key_env: KeyEnv = "BUYER_KEY",
     wait_funded: Annotated[bool, typer.Option(help="Wait until the reward is in the gig's wallet.")] = True,
     deadline: Annotated[int, typer.Option(min=1, help="Seconds to go on asking for an outcome.")] = 300,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Buy a gig. Exit code 0: bought; 1: refused, nothing charged; 2: wrong usage; 3: outcome unknown.
@@ -135,7 +141,7 @@ def buy(
     from x402_gig.gigs.pricing import to_tokens
 
     body = flags.body()
-    with _buyer(server, key_env, max_price, as_json) as buyer:
+    with _buyer(server, key_env, max_price, yes=yes, as_json=as_json) as buyer:
         payment = _sign(buyer, body)
         with err().status("Settling…"):
             bought = _pay(buyer, payment, deadline, as_json)
@@ -156,13 +162,14 @@ def sign(
     flags: TermFlags,
     key_env: KeyEnv = "BUYER_KEY",
     v1: Annotated[bool, typer.Option("--v1", help="Sign for x402 version 1, as an X-PAYMENT header.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Sign the payment of a gig and send nothing: the header goes to stdout, what it is good for to stderr.
 
     The header pays for the very terms that were quoted, so keep them in a file: --terms.
     """
     body = flags.body()
-    with _buyer(server, key_env, max_price) as buyer:
+    with _buyer(server, key_env, max_price, yes=yes) as buyer:
         payment = _sign(buyer, body, version=1 if v1 else 2)
     _step("body", f"post exactly this, to {payment.url}:" if flags.terms is None else f"post {flags.terms} as it is")
     if flags.terms is None:
@@ -171,7 +178,7 @@ def sign(
 
 
 @contextlib.contextmanager
-def _buyer(server: str, key_env: str, max_price: str, as_json: bool = False) -> "Iterator[Buyer]":
+def _buyer(server: str, key_env: str, max_price: str, *, yes: bool = False, as_json: bool = False) -> "Iterator[Buyer]":
     """Someone to buy with; a refusal inside ends the command with exit code 1 and everything that is wrong."""
     import httpx
 
@@ -179,6 +186,8 @@ def _buyer(server: str, key_env: str, max_price: str, as_json: bool = False) -> 
 
     account, limit_units = _account(key_env), _usdc_units(max_price)
     try:
+        if not yes:
+            _check_worth(server, key_env, account)
         with httpx.Client() as http:
             yield Buyer(http, server, account, limit_units, notify=lambda why: _step("waiting", why))
     except Refused as exc:
@@ -186,6 +195,19 @@ def _buyer(server: str, key_env: str, max_price: str, as_json: bool = False) -> 
         if as_json:
             print_json({"error": exc.detail, "problems": exc.problems, "charged": False})
         raise typer.Exit(1) from None
+
+
+def _check_worth(server: str, key_env: str, account: "LocalAccount") -> None:
+    """Raises Refused for a key that may be worth something at a server that may be a devnet's."""
+    from x402_gig.buyer import is_on_this_machine
+    from x402_gig.devnet.anvil import buyers
+
+    if is_on_this_machine(server) and account.address not in {buyer.address for buyer in buyers()}:
+        raise Refused(
+            f"{server} is on this machine, and {key_env} holds the key of none of a devnet's test accounts. A devnet "
+            "has the id and the USDC of Base, so Base would honour what is signed for it: use the key of a test "
+            "account, or sign all the same with --yes"
+        )
 
 
 def _account(key_env: str) -> "LocalAccount":

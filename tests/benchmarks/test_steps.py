@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mnemonic import Mnemonic
 from pytest_benchmark.fixture import BenchmarkFixture
 from starlette.types import Message, Scope
 
@@ -40,7 +41,7 @@ RULES = RuleSet(1, 0, 1000, LIMITS.minimum_units, LIMITS.maximum_units)
 PRICE = LIMITS.minimum_units * 11 // 10
 KEY = PrivateKey(bytes(PAYER_ACCOUNT.key))
 BODY = b'{"chain": "base", "amount": 10.5, "gig_type": "like", "url": "https://farcaster.xyz/dwr/0x1a2b3c4d"}'
-SEED = "leg tragic stomach sight valley discover swear few sketch sample spin must"
+SEED = Mnemonic("english").generate()
 
 
 # Unpaid

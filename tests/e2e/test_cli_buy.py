@@ -17,6 +17,9 @@ import pytest
 from eth_account.signers.local import LocalAccount
 
 from tests.harness import CREATE, Dev, Json, decode, gig_terms, until
+from tests.operator import words
+from x402_gig.buyer import is_on_this_machine
+from x402_gig.devnet.anvil import buyers
 
 Done = subprocess.CompletedProcess[str]
 PURSE = 100_000_000
@@ -34,9 +37,9 @@ def key_env(buyer: LocalAccount) -> dict[str, str]:
 
 
 def cli(buyer: LocalAccount, *arguments: str) -> Done:
-    """Run to the end; whatever is printed, the key is not in it."""
+    """Run to the end; whatever is printed, the key is not in it. The servers are all on this machine."""
     done = subprocess.run(
-        command(*arguments), env=key_env(buyer), capture_output=True, text=True, timeout=120, check=False
+        command(*arguments, "--yes"), env=key_env(buyer), capture_output=True, text=True, timeout=120, check=False
     )
     assert bytes(buyer.key).hex() not in done.stdout + done.stderr
     return done
@@ -302,6 +305,37 @@ def shell(line: str) -> tuple[str, Json]:
     return head, dict(json.loads(body))
 
 
+NAMES = ("127.0.0.1", "localhost", "127.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("verb", ["buy", "sign"])
+def test_a_key_that_is_worth_something_signs_nothing_for_this_machine(dev: Dev, verb: str, name: str) -> None:
+    """It may be a devnet, and Base itself would honour the signature."""
+    buyer, port = dev.buyer(PURSE), dev.url.rpartition(":")[2]
+    arguments = command(verb, f"http://{name}:{port}", "--max-price", "11", *LIKE)
+    done = subprocess.run(arguments, env=key_env(buyer), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is on this machine, and BUYER_KEY holds the key of none" in words(done.stderr)
+    assert "--yes" in done.stderr
+    assert dev.usdc(buyer.address) == PURSE
+
+
+def test_a_test_account_of_the_devnet_buys_without_being_asked(dev: Dev) -> None:
+    account = buyers()[1]
+    dev.give_usdc(account.address, PURSE)
+    arguments = command("buy", dev.url, "--max-price", "11", *LIKE)
+    done = subprocess.run(arguments, env=key_env(account), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert dev.usdc(account.address) == PURSE - 11_000_000
+
+
+def test_a_server_elsewhere_is_not_on_this_machine() -> None:
+    assert not any(
+        is_on_this_machine(url) for url in ("http://192.0.2.1:4021", "https://[2001:db8::1]/x", "http://[", "")
+    )
+
+
 def test_an_unknown_outcome_says_how_to_ask_again(stalled: Dev) -> None:
     buyer = stalled.buyer(PURSE)
 
@@ -314,7 +348,7 @@ def test_an_unknown_outcome_says_how_to_ask_again(stalled: Dev) -> None:
 
 def test_an_interrupted_purchase_says_how_to_ask_again(stalled: Dev) -> None:
     buyer = stalled.buyer(PURSE)
-    arguments = command("buy", stalled.url, "--max-price", "11", *LIKE)
+    arguments = command("buy", stalled.url, "--max-price", "11", *LIKE, "--yes")
     with subprocess.Popen(arguments, env=key_env(buyer), stderr=subprocess.PIPE, text=True) as buying:
         until(lambda: int(stalled.rpc("txpool_status")["pending"], 16))
         buying.send_signal(signal.SIGTERM)

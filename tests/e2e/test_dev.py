@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import USDC, Chain, dev_server, devnet, gig_terms, payment_header, running, until
+from x402_gig.chain.wallets import Wallets
+from x402_gig.devnet.anvil import FOUNDRY_MNEMONIC
 
 
 def is_listening(url: str) -> bool:
@@ -55,6 +57,21 @@ def test_the_ten_accounts_hold_a_million_each_and_no_gas_is_asked_of_them() -> N
     with dev_server() as dev:
         assert len(dev.buyers) == 10
         assert {dev.usdc(buyer["address"]) for buyer in dev.buyers} == {10**12}
+
+
+def test_nothing_that_is_published_can_spend_what_comes_to_the_intake() -> None:
+    """Base honours what is signed for a devnet, so its intake is no wallet of a phrase that anybody could know."""
+    with dev_server() as first, dev_server() as second:
+        assert first.intake != second.intake
+        assert first.intake.lower() != Wallets(FOUNDRY_MNEMONIC).intake.address
+        assert first.api_key != second.api_key
+
+
+def test_the_seed_is_kept_beside_the_ledger_for_its_owner_alone(tmp_path: Path) -> None:
+    with dev_server("--database", str(tmp_path / "ledger.db")) as dev:
+        seed = tmp_path / "ledger.db.seed"
+        assert seed.stat().st_mode & 0o777 == 0o600
+        assert Wallets(seed.read_text().strip()).intake.address == dev.intake.lower()
 
 
 def test_its_key_is_good_and_nobody_is_limited() -> None:

@@ -16,7 +16,7 @@ from tests import ledgers
 from tests.harness import Chain, decode, payment_header, until
 from x402_gig.app import open_server
 from x402_gig.devnet.anvil import DevnetOptions, devnet
-from x402_gig.devnet.run import DEV_COMMISSION, DEV_SEED
+from x402_gig.devnet.run import DEV_COMMISSION, own_seed
 from x402_gig.payments.gate import PaymentGate
 from x402_gig.payments.order import Fulfilled, Order, Purchase
 from x402_gig.serving import bind, listening, url_of
@@ -55,7 +55,7 @@ def test_a_second_paid_route_in_ten_lines(tmp_path: Any) -> None:
                 settings = Settings(
                     network="devnet",
                     rpc_url=chain.rpc_url,
-                    seed=DEV_SEED,
+                    seed_file=own_seed(tmp_path / "ledger.db"),
                     commission_address=DEV_COMMISSION,
                     public_url=url_of(listener),
                     database_url=ledgers.new(tmp_path),

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from mnemonic import Mnemonic
 from msgspec import Struct, to_builtins
 from rich.console import Console
 
@@ -16,12 +18,11 @@ from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import Wallets
 from x402_gig.devnet.anvil import Devnet, DevnetOptions, devnet, free_port
 from x402_gig.devnet.gas import give_gas
+from x402_gig.errors import CannotStart
 from x402_gig.serving import bind, listening, url_of
 from x402_gig.settings import NETWORKS, OFF, NetworkPreset, Settings
 from x402_gig.store import api_keys
 
-# For development only: everybody knows it. Not Foundry's, whose accounts are the buyers.
-DEV_SEED = "leg tragic stomach sight valley discover swear few sketch sample spin must"
 # Nobody has its key: in development, commissions are only looked at.
 DEV_COMMISSION = with_checksum("0x" + keccak(b"x402-gig dev commission")[12:].hex())
 
@@ -50,10 +51,15 @@ class Ready(Struct, frozen=True):
 async def open_dev(
     options: DevnetOptions, *, port: int = 0, database: Path | None = None
 ) -> AsyncIterator[tuple[Ready, Server]]:
-    """Chain and server at work; nothing is read from the environment. Raises CannotStart."""
+    """Chain and server at work; nothing is read from the environment. Raises CannotStart.
+
+    The seed of its wallets is the devnet's own and lies beside its ledger: Base itself would honour what is signed for
+    a chain with its id and its USDC, so nobody else may be able to spend what comes to the intake.
+    """
     with tempfile.TemporaryDirectory(prefix="x402-gig-") as folder, bind("127.0.0.1", free_port(port)) as listener:
         async with devnet(options) as chain:
-            settings = _settings(chain, url_of(listener), database or Path(folder) / "ledger.db")
+            ledger = database or Path(folder) / "ledger.db"
+            settings = _settings(chain, url_of(listener), ledger, own_seed(ledger))
             await _give_gas(chain, settings)
             async with open_server(settings) as server, listening(server.app, listener):
                 # Also of a ledger that is kept: of a key that is there already only the hash is known.
@@ -61,13 +67,27 @@ async def open_dev(
                 yield _ready(chain, url_of(listener), server.seller.pay_to, key), server
 
 
-def _settings(chain: Devnet, url: str, database: Path) -> Settings:
+def own_seed(database: Path) -> Path:
+    """The file beside a devnet's ledger that holds its phrase, made where there is none. Raises CannotStart."""
+    path = database.with_name(f"{database.name}.seed")
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return path
+    except OSError as exc:
+        raise CannotStart([f"{path} cannot be made: {exc.strerror}"]) from None
+    with os.fdopen(file, "w") as seed:
+        seed.write(Mnemonic("english").generate() + "\n")
+    return path
+
+
+def _settings(chain: Devnet, url: str, database: Path, seed_file: Path) -> Settings:
     """Ours alone: a seed or a facilitator in the environment is meant for `serve`, and its money is real."""
     network = "devnet" if chain.preset == NETWORKS["devnet"] else "base-sepolia"
     return Settings(
         network=network,
         rpc_url=chain.rpc_url,
-        seed=DEV_SEED,
+        seed_file=seed_file,
         commission_address=DEV_COMMISSION,
         public_url=url,
         database_url=f"sqlite:///{database}",
@@ -79,7 +99,7 @@ def _settings(chain: Devnet, url: str, database: Path) -> Settings:
 async def _give_gas(chain: Devnet, settings: Settings) -> None:
     """A fork of another network than `devnet`'s gets its gas from us."""
     rpc = Rpc(chain.rpc_url)
-    wallets = Wallets(DEV_SEED)
+    wallets = Wallets(settings.mnemonic)
     await give_gas(rpc, [wallets.relayer(index).address for index in range(settings.relayers)])
     await rpc.close()
 
