@@ -12,7 +12,7 @@ from x402_gig.gigs import lifecycle
 from x402_gig.gigs.pricing import USDC_DECIMALS, Price, to_tokens
 from x402_gig.gigs.records import TokenInfo
 from x402_gig.gigs.rules import Rules, RuleSet
-from x402_gig.gigs.terms import Draft, KeyLimits, Limits, Terms, read_terms
+from x402_gig.gigs.terms import Draft, KeyLimits, Limits, Terms, defaults_of, read_terms
 from x402_gig.payments.order import Fulfilled, Order, Purchase
 
 PRODUCT = "gig"
@@ -40,11 +40,16 @@ class _GigOrder(Order, frozen=True, kw_only=True):
     """Its terms are made when they are needed: whoever only asks for the price does not wait for them."""
 
     draft: Draft
+    body: Mapping[str, Any]
 
     @cached_property  # type: ignore[misc]  # a field, and this its value
     def terms(self) -> dict[str, Any]:
         terms = self.draft.terms
         return terms.model_dump(mode="json", exclude_none=True) if terms else {}
+
+    @cached_property  # type: ignore[misc]  # as above
+    def defaults(self) -> tuple[str, ...]:
+        return defaults_of(self.body, self.draft.request) if self.draft.request else ()
 
 
 def _now() -> datetime:
@@ -82,7 +87,7 @@ class GigShop(Struct, frozen=True):
             raise ValidationFailed(draft.problems)
         reward_units = draft.request["amount"] if draft.request else rules.minimum_reward
         total_units, description = _tag(reward_units, rules.commission_bps)
-        return _GigOrder(PRODUCT, {}, total_units, description, draft.problems, alternatives, draft=draft)
+        return _GigOrder(PRODUCT, {}, total_units, description, draft.problems, alternatives, draft=draft, body=body)
 
     def fulfil(self, book: Shelf, purchase: Purchase) -> Fulfilled:
         terms = Terms.model_validate(purchase.terms)

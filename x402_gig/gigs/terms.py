@@ -13,12 +13,13 @@ from msgspec import Struct
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from x402_gig.errors import NotFound
-from x402_gig.gigs.catalogue import KNOWN_CHAINS, Duration, GigType, Platform
-from x402_gig.gigs.pricing import USDC_DECIMALS, to_tokens
+from x402_gig.gigs.catalogue import KNOWN_CHAINS, RULES, Duration, GigType, Platform
+from x402_gig.gigs.pricing import USDC_DECIMALS, USDC_SYMBOL, to_tokens
 from x402_gig.gigs.records import TokenInfo
 from x402_gig.gigs.requests import GigRequest, KeyedGigRequest, PaidGigRequest, Reading, Rules, address, read_request
 
 USUAL_DECIMALS = 18
+DEFAULT_TEXTS = ("how_to_earn", "earning_criteria")
 
 
 class Terms(BaseModel):
@@ -127,6 +128,16 @@ def read_terms(body: Mapping[str, object], limits: Rules, now: datetime) -> Draf
     check_chain(body.get("chain"), limits.chain)
     request, problems = read_request(body, Reading(limits, now))
     return Draft(request, tuple(dict.fromkeys(problems)) if problems else ())
+
+
+def defaults_of(body: Mapping[str, object], request: Mapping[str, Any]) -> tuple[str, ...]:
+    """The terms of a gig in USDC that its buyer left to us: texts that were not sent, and what is as if it were not."""
+    gig_type = request["gig_type"]
+    usual: dict[str, object] = {"platform": RULES[gig_type].platform}
+    if gig_type is GigType.MENTION:
+        usual["keyword"] = USDC_SYMBOL
+    texts = tuple(name for name in DEFAULT_TEXTS if body.get(name) in (None, ""))
+    return texts + tuple(name for name, value in usual.items() if request[name] == value)
 
 
 def _terms(request: Mapping[str, Any]) -> Terms:

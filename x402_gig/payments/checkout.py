@@ -8,6 +8,7 @@ The chain is asked of an authorization that is out of its time: it may have been
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -24,17 +25,20 @@ STILL_SETTLING = "The payment is being settled: repeat the request with the same
 
 
 class Known(Struct, frozen=True):
-    """What the ledger says of a payment. `outcome` is None while it is open."""
+    """What the ledger says of a payment. `outcome` is None while it is open; `terms` are JSON."""
 
     payment_id: int
     fingerprint: str
     signature: bytes
     outcome: Settled | Rejected | None
     abandoned: bool
+    terms: str = "{}"
 
     def check_terms(self, order: Order) -> None:
         """Raises PaymentConflict when it is the payment of something else."""
-        if self.fingerprint != order.fingerprint:
+        if self.fingerprint == order.fingerprint:
+            return
+        if self.fingerprint != order.old_fingerprint(json.loads(self.terms)):
             raise PaymentConflict(f"This payment already belongs to other terms (payment {self.payment_id})")
 
 
@@ -46,7 +50,7 @@ class Book(Protocol):
         """Is there a deposit by this authorization, though no payment is known?"""
         ...
 
-    async def look_up(self, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
+    async def look_up(self, key: PaymentKey, order: Order, now_s: int) -> tuple[Known | None, int | None]:
         """The payment, and an abandoned one of this payer for these terms whose mark can still be taken.
 
         A mark that is about to be set may be missed: whoever writes the payment down sees it there.
@@ -150,7 +154,7 @@ class Checkout:
             _refuse_broken_terms(order)
             return refusal
         key = payment_key(payment, self.seller)
-        known, abandoned = await self._book.look_up(key, order.fingerprint, int(self._clock()))
+        known, abandoned = await self._book.look_up(key, order, int(self._clock()))
         if known is not None:
             return await self._again(known, key, payment, order)
         order = order.at_price(payment.authorization.value)

@@ -20,7 +20,8 @@ class Order(Struct, frozen=True, dict=True):
 
     `terms` is JSON and all that `Product.fulfil` gets, also after a restart. `problems` break a rule of the
     moment (a minimum, a date): they refuse a new payment, never one that is known already. `alternatives` are the same
-    terms as they were quoted a moment ago, or as another server quotes them already.
+    terms as they were quoted a moment ago, or as another server quotes them already. `defaults` names terms that the
+    buyer left to the product, whose wording may change. `kept` is the fingerprint that the ledger has.
     """
 
     product: str
@@ -29,6 +30,8 @@ class Order(Struct, frozen=True, dict=True):
     description: str = ""
     problems: tuple[str, ...] = ()
     alternatives: tuple["Order", ...] = ()
+    defaults: tuple[str, ...] = ()
+    kept: str = ""
 
     def at_price(self, units: int) -> "Order":
         """This order as it was quoted to whoever pays so much: an offer is kept when its price has changed since."""
@@ -37,9 +40,19 @@ class Order(Struct, frozen=True, dict=True):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over product and terms; key order and spacing do not count."""
-        canonical = json.dumps([self.product, self.terms], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """SHA-256 over product and terms, without those that are defaults; key order and spacing do not count."""
+        asked = {name: value for name, value in self.terms.items() if name not in self.defaults}
+        return self.kept or _hash({self.product: asked})
+
+    def old_fingerprint(self, kept_terms: Mapping[str, Any] | None = None) -> str:
+        """As earlier versions made it, with the defaults in it: those of `kept_terms`, or else today's."""
+        then = {name: kept_terms[name] for name in self.defaults if name in kept_terms} if kept_terms else {}
+        return _hash([self.product, {**self.terms, **then}])
+
+
+def _hash(document: Any) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class Purchase(Struct, frozen=True):

@@ -72,8 +72,8 @@ class PaymentBook:
     async def is_paid(self, key: PaymentKey) -> bool:
         return await self._ledger.read(lambda c: is_paid(c, key))
 
-    async def look_up(self, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
-        return await self._ledger.read(lambda c: look_up(c, key, fingerprint, now_s))
+    async def look_up(self, key: PaymentKey, order: Order, now_s: int) -> tuple[Known | None, int | None]:
+        return await self._ledger.read(lambda c: look_up(c, key, order, now_s))
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:
         return await self._ledger.write_surely(lambda c: take_abandoned(c, key, payment_id, signature))
@@ -89,7 +89,18 @@ def _has_key(table: Any) -> Any:
 # What `_known` reads.
 _STATUS = [
     payments.c[name]
-    for name in ("id", "fingerprint", "state", "payer", "transaction", "answer", "reason", "detail", "abandoned")
+    for name in (
+        "id",
+        "fingerprint",
+        "state",
+        "payer",
+        "transaction",
+        "answer",
+        "reason",
+        "detail",
+        "abandoned",
+        "terms",
+    )
 ]
 # By its own key, or by that of an alias.
 _NAMED = (
@@ -112,6 +123,7 @@ def _known(row: RowMapping) -> Known:
         signature=bytes.fromhex(row["signature"]),
         outcome=outcome_of(row),
         abandoned=bool(row["abandoned"]),
+        terms=row["terms"],
     )
 
 
@@ -203,7 +215,7 @@ def _inherited(connection: Connection, wanted: Sequence[Reservation], now: int) 
         r.key
         for r in wanted
         if r.key.payer in careless
-        and (payment_id := find_abandoned(connection, r.key, r.order.fingerprint, now)) is not None
+        and (payment_id := find_abandoned(connection, r.key, r.order, now)) is not None
         and take_abandoned(connection, r.key, payment_id, r.payment.signature)
     }
 
@@ -307,7 +319,7 @@ def send_again(connection: Connection, payment_id: int) -> bool:
 
 
 def _reservation(row: RowMapping) -> Reservation:
-    order = Order(row["product"], json.loads(row["terms"]), row["value"])
+    order = Order(row["product"], json.loads(row["terms"]), row["value"], kept=row["fingerprint"])
     return Reservation(_key(row), _payment(row), order)
 
 
@@ -440,7 +452,7 @@ _IS_PAID = select(literal(1)).where(*_ITS_DEPOSIT, deposits.c.on_chain == 1)
 _CAN_BE_TAKEN = (
     payments.c.payer == bindparam("payer"),
     # Not the bare column, whose index leads to all that its payer ever bought for these terms.
-    func.coalesce(payments.c.fingerprint, "") == bindparam("fingerprint"),
+    func.coalesce(payments.c.fingerprint, "").in_([bindparam("fingerprint"), bindparam("old_fingerprint")]),
     _IS_ABANDONED,
     payments.c.state != "rejected",
     payments.c.valid_before > bindparam("now"),
@@ -460,15 +472,15 @@ def is_paid(connection: Connection, key: PaymentKey) -> bool:
     return connection.execute(_IS_PAID, key._asdict()).first() is not None
 
 
-def find_abandoned(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> int | None:
-    payment_id: int | None = connection.execute(_ABANDONED, _asked(key, fingerprint, now_s)).scalar_one()
+def find_abandoned(connection: Connection, key: PaymentKey, order: Order, now_s: int) -> int | None:
+    payment_id: int | None = connection.execute(_ABANDONED, _asked(key, order, now_s)).scalar_one()
     return payment_id
 
 
-def look_up(connection: Connection, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
+def look_up(connection: Connection, key: PaymentKey, order: Order, now_s: int) -> tuple[Known | None, int | None]:
     """What `find` and `find_abandoned` tell, for one question."""
     known = abandoned = None
-    for row in connection.execute(_LOOK_UP, _asked(key, fingerprint, now_s)).mappings():
+    for row in connection.execute(_LOOK_UP, _asked(key, order, now_s)).mappings():
         if row["signature"] is None:
             abandoned = row["id"]
         else:
@@ -476,8 +488,9 @@ def look_up(connection: Connection, key: PaymentKey, fingerprint: str, now_s: in
     return known, abandoned
 
 
-def _asked(key: PaymentKey, fingerprint: str, now_s: int) -> dict[str, Any]:
-    return {**key._asdict(), "fingerprint": fingerprint, "now": now_s}
+def _asked(key: PaymentKey, order: Order, now_s: int) -> dict[str, Any]:
+    fingerprints = {"fingerprint": order.fingerprint, "old_fingerprint": order.old_fingerprint()}
+    return {**key._asdict(), **fingerprints, "now": now_s}
 
 
 _INSERT_ALIAS = InsertIgnore(aliases, aliases.c.payment_id)

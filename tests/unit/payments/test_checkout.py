@@ -46,9 +46,9 @@ class MemoryBook:
     async def is_paid(self, key: PaymentKey) -> bool:
         return key in self.paid
 
-    async def look_up(self, key: PaymentKey, fingerprint: str, now_s: int) -> tuple[Known | None, int | None]:
+    async def look_up(self, key: PaymentKey, order: Order, now_s: int) -> tuple[Known | None, int | None]:
         self.now_s = now_s
-        ours = [k for k in self.known.values() if k.payment_id in self.marks and k.fingerprint == fingerprint]
+        ours = [k for k in self.known.values() if k.payment_id in self.marks and k.fingerprint == order.fingerprint]
         return self.known.get(key), ours[0].payment_id if ours else None
 
     async def take_abandoned(self, key: PaymentKey, payment_id: int, signature: bytes) -> bool:

@@ -1,3 +1,4 @@
+import json
 import time
 
 import pytest
@@ -8,6 +9,7 @@ from tests.unit.payments.examples import NOW, SIGNATURE
 from tests.unit.store.conftest import on_sqlite
 from tests.unit.store.examples import END, ORDER, SHOP, address, key, plan, reservation, reserved, transfer, word
 from x402_gig.payments.checkout import Known
+from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import PaymentKey
 from x402_gig.store import deposits, payments, slots, tables
@@ -21,6 +23,11 @@ def settled(db: Connection, number: int) -> Settled:
     deposits.record(db, key(number).asset, [transfer(number)], NOW)
     [outcome] = deposits.settle(db, SHOP, [word(number)]).values()
     return outcome
+
+
+def open_payment(payment_id: int, signature: bytes = SIGNATURE) -> Known:
+    """An open payment of `ORDER`."""
+    return Known(payment_id, ORDER.fingerprint, signature, None, False, json.dumps(ORDER.terms))
 
 
 def send(db: Connection, number: int, chain_nonce: int = 0) -> slots.Slot:
@@ -40,7 +47,7 @@ def broadcasts(db: Connection, number: int) -> int:
 
 @on_sqlite
 def test_a_buyer_is_looked_up_however_often_the_same_was_bought(db: Connection) -> None:
-    found_by = plan(db, lambda: payments.look_up(db, key(1), ORDER.fingerprint, NOW))
+    found_by = plan(db, lambda: payments.look_up(db, key(1), ORDER, NOW))
     assert any("ix_payments_abandoned (payer=?)" in step for step in found_by), found_by
     assert not any("ix_payments_payer_fingerprint" in step or step.startswith("SCAN") for step in found_by), found_by
 
@@ -49,12 +56,12 @@ def test_one_question_tells_of_a_payment_and_of_an_abandoned_one(db: Connection)
     [first, second] = reserved(db, 1, 2)
     nobody, other_name = (key(1)._replace(nonce=word(number)) for number in (77, 78))
     payments.mark_abandoned(db, [first])
-    assert payments.look_up(db, nobody, ORDER.fingerprint, NOW) == (None, first)
-    assert payments.look_up(db, key(1), ORDER.fingerprint, NOW) == (payments.find(db, key(1)), first)
-    assert payments.look_up(db, key(2), ORDER.fingerprint, NOW) == (payments.find(db, key(2)), None)
-    assert payments.find(db, key(2)) == Known(second, ORDER.fingerprint, SIGNATURE, None, False)
+    assert payments.look_up(db, nobody, ORDER, NOW) == (None, first)
+    assert payments.look_up(db, key(1), ORDER, NOW) == (payments.find(db, key(1)), first)
+    assert payments.look_up(db, key(2), ORDER, NOW) == (payments.find(db, key(2)), None)
+    assert payments.find(db, key(2)) == open_payment(second)
     assert payments.take_abandoned(db, other_name, first, b"second")
-    assert payments.look_up(db, other_name, ORDER.fingerprint, NOW) == (payments.find(db, other_name), None)
+    assert payments.look_up(db, other_name, ORDER, NOW) == (payments.find(db, other_name), None)
 
 
 def test_a_payment_that_is_not_there_is_none(db: Connection) -> None:
@@ -64,10 +71,11 @@ def test_a_payment_that_is_not_there_is_none(db: Connection) -> None:
 
 def test_a_reserved_payment_is_found_as_it_was_written(db: Connection) -> None:
     [payment_id] = reserved(db, 1)
-    assert payments.find(db, key(1)) == Known(payment_id, ORDER.fingerprint, SIGNATURE, None, False)
+    assert payments.find(db, key(1)) == open_payment(payment_id)
     again = payments.find_open(db, payment_id)
     assert again is not None
-    assert (again.key, again.payment, again.order) == (key(1), reservation(1).payment, ORDER)
+    assert (again.key, again.payment) == (key(1), reservation(1).payment)
+    assert again.order == replace(ORDER, kept=ORDER.fingerprint)
 
 
 @pytest.mark.parametrize("field", PaymentKey._fields)
@@ -211,20 +219,35 @@ def abandoned(db: Connection, number: int) -> int:
     return payment_id
 
 
-def heir(db: Connection, now_s: int = NOW, **changes: str) -> int | None:
+def heir(db: Connection, now_s: int = NOW, order: Order = ORDER, **changes: str) -> int | None:
     """The payment that a new authorization of payer 1 for the same terms would inherit."""
     changed = {"nonce": word(77)} | changes
-    fingerprint = changed.pop("fingerprint", ORDER.fingerprint)
-    return payments.find_abandoned(db, key(1)._replace(**changed), fingerprint, now_s)
+    return payments.find_abandoned(db, key(1)._replace(**changed), order, now_s)
 
 
 def test_a_mark_is_found_by_payer_and_terms_while_it_lives(db: Connection) -> None:
     payment_id = abandoned(db, 1)
     assert heir(db) == payment_id
     assert heir(db, payer=address(2)) is None
-    assert heir(db, fingerprint=OTHER_TERMS.fingerprint) is None
+    assert heir(db, order=OTHER_TERMS) is None
     # validBefore is NOW + 60.
     assert (heir(db, NOW + 59), heir(db, NOW + 60)) == (payment_id, None)
+
+
+def test_a_mark_of_an_earlier_version_is_found_whose_fingerprint_holds_the_defaults(db: Connection) -> None:
+    payment_id = abandoned(db, 1)
+    db.execute(update(tables.payments).values(fingerprint=ORDER.old_fingerprint()))
+    assert heir(db, order=replace(ORDER, defaults=("size",))) == payment_id
+    assert heir(db, order=OTHER_TERMS) is None
+
+
+def test_the_fingerprint_is_carried_and_not_made_again(db: Connection) -> None:
+    """A later version may make another one of the same terms."""
+    ordered = replace(ORDER, defaults=("size",))
+    [payment_id] = payments.reserve(db, [reservation(1, ordered)]).values()
+    again = payments.find_open(db, payment_id)
+    assert again is not None
+    assert again.order.fingerprint == ordered.fingerprint != ORDER.fingerprint
 
 
 def test_a_settled_payment_can_be_inherited_and_a_rejected_one_cannot(db: Connection) -> None:
@@ -250,7 +273,7 @@ def test_a_mark_is_taken_once_and_gives_the_payment_another_name(db: Connection)
     assert not payments.take_abandoned(db, third, payment_id, b"third")
 
     assert heir(db) is None
-    assert payments.find(db, second) == Known(payment_id, ORDER.fingerprint, b"second", None, False)
+    assert payments.find(db, second) == open_payment(payment_id, b"second")
     assert payments.find(db, third) is None
     outcome = settled(db, 1)
     known = payments.find(db, second)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, select
 
 from tests.unit.payments.examples import NOW
-from tests.unit.store.examples import ASSET, END, SHOP, address, key, reservation, reserved, transfer, word
+from tests.unit.store.examples import ASSET, END, ORDER, SHOP, address, key, reservation, reserved, transfer, word
 from x402_gig.payments.outcome import Rejected
 from x402_gig.store import deposits, facilitated, journal, payments, slots, tables
 from x402_gig.store.payments import MAX_BROADCASTS, Delivery
@@ -114,7 +114,8 @@ def test_a_payment_that_is_open_again_is_as_it_was_when_it_was_written_down(db: 
     assert lose(db, 1) == [payment_id]
 
     [(again, wanted)] = payments.to_resend(db, 10)
-    assert (again, wanted) == (payment_id, reservation(1))
+    kept = replace(ORDER, kept=ORDER.fingerprint)
+    assert (again, wanted) == (payment_id, reservation(1, kept))
     assert payments.find_open(db, payment_id) == wanted
     assert [column(db, payment_id, name) for name in ("state", "transaction", "final_at")] == ["open", None, None]
     # Its gig is made already.
@@ -176,15 +177,16 @@ def test_the_order_to_send_it_again_is_taken_once(db: Connection) -> None:
 
 def test_a_failure_may_be_asked_again_until_it_was_asked_three_times(db: Connection) -> None:
     [payment_id] = reserved(db, 1)
+    wanted = replace(reservation(1), order=replace(ORDER, kept=ORDER.fingerprint))
     for count in range(1, MAX_BROADCASTS):
         assert not facilitated.ask_again(db, payment_id), "what became of it is not known"
         assert facilitated.find_failed(db, payment_id) is None
         assert facilitated.note_failure(db, payment_id)
-        assert facilitated.find_failed(db, payment_id) == facilitated.Failed(reservation(1), may_be_asked=True)
+        assert facilitated.find_failed(db, payment_id) == facilitated.Failed(wanted, may_be_asked=True)
         assert facilitated.ask_again(db, payment_id)
         assert column(db, payment_id, "broadcasts") == count + 1
     assert not facilitated.note_failure(db, payment_id)
-    assert facilitated.find_failed(db, payment_id) == facilitated.Failed(reservation(1), may_be_asked=False)
+    assert facilitated.find_failed(db, payment_id) == facilitated.Failed(wanted, may_be_asked=False)
     assert not facilitated.ask_again(db, payment_id)
 
 
@@ -267,10 +269,10 @@ def test_what_is_paid_inherits_from_nobody(db: Connection) -> None:
     [abandoned] = reserved(db, 1)
     payments.mark_abandoned(db, [abandoned])
     second = key(1)._replace(nonce=word(2))
-    fingerprint = reservation(1).order.fingerprint
-    assert payments.find_abandoned(db, second, fingerprint, NOW) == abandoned
+    order = reservation(1).order
+    assert payments.find_abandoned(db, second, order, NOW) == abandoned
     deposits.record(db, ASSET, [transfer(1, nonce=word(2), log_index=9)], NOW)
-    assert payments.find_abandoned(db, second, fingerprint, NOW) is None
+    assert payments.find_abandoned(db, second, order, NOW) is None
 
 
 # A restart
