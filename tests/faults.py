@@ -170,6 +170,25 @@ def refuses(code: int, message: str) -> Rule:
     return lambda request, _: {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message}}
 
 
+def no_sync(request: Json, forward: Forward) -> Reply:
+    """A node that does not wait for receipts (without EIP-7966)."""
+    return refuses(-32601, "the method does not exist")(request, forward)
+
+
+def late_receipts(seconds: float) -> Rule:
+    """A node whose receipts come so long after their blocks; the nonces that they use come with the blocks."""
+    known_since: dict[str, float] = {}
+
+    def rule(request: Json, forward: Forward) -> Reply:
+        answer = forward()
+        if answer.get("result") is None:
+            return answer
+        since = known_since.setdefault(request["params"][0], time.monotonic())
+        return answer if time.monotonic() >= since + seconds else answers(None)(request, forward)
+
+    return rule
+
+
 def narrow(blocks: int) -> Rule:
     """A node that tells of the logs of so many blocks at once only."""
 

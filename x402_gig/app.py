@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
@@ -35,6 +35,7 @@ from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.dispatcher import Dispatcher, Queue
 from x402_gig.settlement.following import Following
 from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.gig_wallet import GigWallet
 from x402_gig.settlement.head import Head
 from x402_gig.settlement.keyed import KeyedGigs
 from x402_gig.settlement.leases import FUNDING, Leases
@@ -373,9 +374,10 @@ def build(settings: Settings, ledger: Ledger, extra_products: Sequence[Product] 
 
     relayers = [wallets.relayer(index) for index in range(settings.relayers)]
     leases = Leases(ledger, [wallet.address for wallet in relayers])
+    shared = (node, ledger, settling, head, watcher, leases, settings.confirmations, settings.reorg_depth, metrics)
 
-    def sender(wallet: Wallet, lease: str) -> Relayer:
-        return Relayer(wallet, lease, node, ledger, settling, head, watcher, leases, settings.confirmations, metrics)
+    def gig_wallet(wallet: Wallet, **how: Any) -> GigWallet:
+        return GigWallet(wallet, FUNDING, *shared, **how)
 
     return Server(
         settings=settings,
@@ -387,7 +389,7 @@ def build(settings: Settings, ledger: Ledger, extra_products: Sequence[Product] 
         settling=settling,
         head=head,
         watcher=watcher,
-        relayers=[sender(wallet, wallet.address) for wallet in relayers],
+        relayers=[Relayer(wallet, wallet.address, *shared) for wallet in relayers],
         claims=Claims(node, ledger, shelves, settling, watcher),
         # Half of the relayers at most, so that deposits need not wait.
         funding=Funding(ledger, node, wallets, leases, clock, at_once=max(1, settings.relayers // 2)),
@@ -395,7 +397,7 @@ def build(settings: Settings, ledger: Ledger, extra_products: Sequence[Product] 
         metrics=metrics,
         leases=leases,
         following=Following(ledger, rules, settings.max_timeout_s),
-        payouts=Payouts(ledger, node, wallets, leases, lambda wallet: sender(wallet, FUNDING)),
+        payouts=Payouts(ledger, node, wallets, leases, gig_wallet),
     )
 
 

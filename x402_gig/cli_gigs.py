@@ -11,9 +11,12 @@ from x402_gig.terminal import err, print_json
 
 if TYPE_CHECKING:
     from x402_gig.backoffice.gig_refunds import Spare
+    from x402_gig.backoffice.gig_unblocking import Standstill
     from x402_gig.backoffice.opening import Office
 
-gigs = typer.Typer(no_args_is_help=True, help="Gigs of API keys: list them, give back what they do not need.")
+gigs = typer.Typer(
+    no_args_is_help=True, help="Gigs of API keys: list them, give back what they do not need, let one go on."
+)
 
 
 class State(StrEnum):
@@ -65,6 +68,39 @@ def refund_gig(
         typer.confirm(f"Pay {found.text} of gig {gig_id} to {to}?", abort=True, err=True)
     with_office(lambda office: _pay(office, found, address))
     err().print(f"Written down: the running server pays {found.text} to {to} within seconds.", soft_wrap=True)
+
+
+@gigs.command("unblock", epilog="Example: x402-gig gigs unblock 12")
+def unblock_gig(
+    gig_id: Annotated[int, typer.Argument(metavar="GIG_ID", help="Its number.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Let the wallet of a gig go on that stands still: its nonce was used by a transaction without a receipt.
+
+    What the token's logs show as paid is written down as paid, and what they do not is sent again. The running server
+    goes on within seconds.
+    """
+    found = with_office(lambda office: _standstill(office, gig_id))
+    for line in found.lines():
+        err().print(line, soft_wrap=True)
+    if not yes:
+        typer.confirm("Is that so?", abort=True, err=True)
+    with_office(lambda office: _go_on(office, found))
+    err().print("Written down: the running server goes on within seconds.")
+
+
+async def _standstill(office: "Office", gig_id: int) -> "Standstill":
+    from x402_gig.backoffice.gig_unblocking import look
+    from x402_gig.backoffice.opening import open_chain
+
+    async with open_chain(office) as node:
+        return await look(office, node, gig_id)
+
+
+async def _go_on(office: "Office", found: "Standstill") -> int:
+    from x402_gig.backoffice.gig_unblocking import go_on
+
+    return await office.ledger.write(lambda connection: go_on(connection, found))
 
 
 async def _spare(office: "Office", gig_id: int, to: str) -> "Spare":

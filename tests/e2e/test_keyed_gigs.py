@@ -262,7 +262,7 @@ def test_a_token_that_refuses_to_move_holds_up_nothing_else(shop: Shop, creator:
 
     warning = until(lambda: (said := _warning(shop)).count("fee") == 2 and said)
     assert "the token answers its transfer with false" in warning
-    assert "gas, more than we pay for" in warning
+    assert "wants more than 300000 gas" in warning
     assert [creator.gig(made)["funding"]["commission_transaction"] for made in stuck] == [None, None]
 
 

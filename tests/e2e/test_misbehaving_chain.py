@@ -167,6 +167,19 @@ def test_receipts_that_are_missing_for_a_while_double_nothing(shop: Shop) -> Non
     one.gig()
 
 
+@pytest.mark.parametrize("seconds", [0.6, 2])
+def test_receipts_that_come_later_than_the_nonces_they_use_lose_no_slot(shop: Shop, seconds: float) -> None:
+    before = shop.rows("select count(*) from slots where state = 'lost'")
+    with (
+        shop.proxy.broken(faults.lose_reply, "eth_sendRawTransactionSync"),
+        shop.proxy.broken(faults.late_receipts(seconds), "eth_getTransactionReceipt"),
+    ):
+        for _ in range(2):
+            sale(shop.dev).gig()
+        until(lambda: shop.rows("select count(*) from slots where state = 'open'") == [(0,)])
+    assert shop.rows("select count(*) from slots where state = 'lost'") == before
+
+
 def test_a_block_that_is_only_promised_is_waited_for_without_asking_again_and_again(shop: Shop) -> None:
     one = sale(shop.dev)
 

@@ -71,7 +71,8 @@ class Audit:
         books, block = await insist(self._books)
         history = self._history_of(books)
         # What is not final may have been replaced since the last look.
-        history.forget_after(block.number - self.office.settings.reorg_depth)
+        depth = self.office.settings.reorg_depth
+        history.forget_after(block.number - depth)
         self.expect(block.number - history.begin)
         await history.read_to(block.number)
         for number in sorted(doubted):
@@ -80,7 +81,7 @@ class Audit:
         money = await self._money(books, history)
         rows = Comparison(books, history, self.office.wallets).differences()
         halted = [Difference("server", f"is halted: {books.halt}")] if books.halt else []
-        keyed = await GigWallets(self.node, books, self.office.wallets, block).differences()
+        keyed = await GigWallets(self.node, books, self.office.wallets, block, depth).differences()
         return Report(
             network=self.office.settings.network,
             intake=history.intake,

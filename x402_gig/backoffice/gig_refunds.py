@@ -12,7 +12,7 @@ from x402_gig.errors import Refused
 from x402_gig.gigs.pricing import UINT256_MAX
 from x402_gig.gigs.records import GigRecord
 from x402_gig.settlement.keyed import find_deposits
-from x402_gig.store import binding, direct, funding
+from x402_gig.store import binding, debts, direct, funding
 from x402_gig.store.engine import Connection
 
 
@@ -47,7 +47,7 @@ async def spare(office: Office, node: Node, gig_id: int) -> Spare:
     if balance is None:
         raise Refused(f"The token {gig.token.address} does not tell its balances")
     kept, left_in, since = await office.ledger.read(
-        lambda c: (_kept(c, gig), direct.newest_payout_block(c, gig_id), direct.since_block(c, gig_id))
+        lambda c: (debts.owed(c, gig_id), direct.newest_payout_block(c, gig_id), direct.since_block(c, gig_id))
     )
     if left_in > block.number:
         raise Refused("The chain node is behind the ledger: try again")
@@ -57,12 +57,6 @@ async def spare(office: Office, node: Node, gig_id: int) -> Spare:
     # All of them: what is to go back may have come at any time.
     deposits = await find_deposits(node, gig, since, block.number, balance=UINT256_MAX)
     return Spare(gig, block.number, balance, balance - kept, deposits)
-
-
-def _kept(connection: Connection, gig: GigRecord) -> int:
-    """What stays or is about to leave. A gig that is not live needs nothing."""
-    reward = gig.reward_units if gig.state == "live" else 0
-    return reward + direct.owed(connection, gig.gig_id)
 
 
 def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
@@ -86,7 +80,7 @@ def pay(connection: Connection, office: Office, found: Spare, to: str) -> int:
 def _has_moved(connection: Connection, gig: GigRecord, found: Spare) -> bool:
     """Is there more to leave than was found, or has something left since?"""
     has_left = direct.newest_payout_block(connection, gig.gig_id) > found.block_number
-    return has_left or found.balance - _kept(connection, gig) != found.units
+    return has_left or found.balance - debts.owed(connection, gig.gig_id) != found.units
 
 
 def as_json(gig: GigRecord, key_prefix: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from x402_gig.chain.eip3009 import TokenTransfer
@@ -119,6 +120,25 @@ class History:
     def _net(self, before: int, last: int) -> int:
         moved = [t for t in self._transfers() if before < t.block_number <= last]
         return sum(t.value * ((t.payee == self.intake) - (t.payer == self.intake)) for t in moved)
+
+
+async def in_ranges(ask: Callable[[int, int], Awaitable[list[T]]], first: int, last: int) -> list[T]:
+    """What is found in these blocks, both ends included; fewer at a time where the node finds it too much.
+
+    Raises Unavailable.
+    """
+    found, size = list[T](), LARGEST_RANGE
+    while first <= last:
+        end = min(first + size - 1, last)
+        try:
+            found += await insist(partial(ask, first, end))
+        except ChainRefused:
+            if size == 1:
+                raise
+            size = max(1, size // 2)
+        else:
+            first = end + 1
+    return found
 
 
 async def insist(question: Callable[[], Awaitable[T]]) -> T:

@@ -96,14 +96,28 @@ class Node:
         """The same, of a chain that is known to be this long: ChainUnavailable for a node that is behind."""
         return _required(await self.block(number), number)
 
+    async def parent(self, block: Block) -> Block:
+        """The block before this one on its own chain."""
+        raw = await self.rpc.call("eth_getBlockByHash", block.parent_hash, False)
+        return _required(_block(raw), block.parent_hash)
+
+    async def transactions(self, block: Block) -> set[str]:
+        """The hashes of a block's transactions: its own hash depends on them."""
+        raw = await self.rpc.call("eth_getBlockByHash", block.hash, False)
+        try:
+            return {str(transaction).lower() for transaction in raw["transactions"]}
+        except MALFORMED:
+            raise ChainUnavailable(f"the chain node does not give the transactions of block {block.number}") from None
+
     async def code(self, address: str) -> bytes:
         return _bytes(await self.rpc.call("eth_getCode", address, "latest"))
 
     async def native_balance(self, address: str) -> int:
         return _int(await self.rpc.call("eth_getBalance", address, "latest"))
 
-    async def nonce(self, address: str) -> int:
-        return _int(await self.rpc.call("eth_getTransactionCount", address, "latest"))
+    async def nonce(self, address: str, block: Block | None = None) -> int:
+        """How many nonces are used, in the newest block or at the end of the one given."""
+        return _int(await self.rpc.call("eth_getTransactionCount", address, _exactly(block)))
 
     async def priority_fee(self) -> int:
         """Wei per gas; at most ten seconds old."""
@@ -302,9 +316,10 @@ class Node:
         by = {"from": sender, "gas": hex(call.gas_limit)}
         return Result(True, True, 0, _bytes(await self._call(call.target, call.data, None, **by))[:MAX_ANSWER])
 
-    async def estimate_gas(self, sender: str, to: str, data: bytes) -> int:
-        """ChainRefused: it would fail."""
-        return _int(await self.rpc.call("eth_estimateGas", {"from": sender, "to": to, "data": "0x" + data.hex()}))
+    async def estimate_gas(self, sender: str, to: str, data: bytes, limit: int) -> int:
+        """ChainRefused: it would fail, or take more gas than `limit`."""
+        call = {"from": sender, "to": to, "data": "0x" + data.hex(), "gas": hex(limit)}
+        return _int(await self.rpc.call("eth_estimateGas", call))
 
     async def _traces(self, where: dict[str, str], account: str) -> list[dict[str, Any]]:
         topic = _topic(account)

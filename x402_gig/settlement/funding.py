@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,7 +24,7 @@ from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import Batch, Relayer
-from x402_gig.store import binding, deposits, direct, funding, kept, slots
+from x402_gig.store import binding, debts, deposits, direct, funding, kept, slots
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import COMMISSION, FEE, REFUND, REWARD, SURPLUS, Movement, Pulse
 
@@ -45,6 +45,8 @@ MAX_BACKOFF_S = 3600
 BATCH_GAS = 100_000
 CALLDATA_GAS = 8_500
 LATER = (REFUND, FEE, SURPLUS)
+# In one call.
+WALLETS_ASKED = 100
 
 
 @dataclass
@@ -157,6 +159,7 @@ class Funding:
             return "what the ledger has of the newest blocks is not on the chain, or they cannot be read"
         plan = Plan(self, ground, int(self.clock()) + LIFETIME_S)
         slot = await relayer.write_down(slots.FUNDING, plan)
+        await self._hold_back_short(plan.short)
         if slot is None:
             if plan.is_early or plan.is_put_off:
                 self.due()
@@ -189,7 +192,16 @@ class Funding:
         known = await self.ledger.read(lambda c: deposits.known_places(c, first, anchor.number))
         places = {(read_to.number, read_to.hash), *known}
         balance = await self.node.balance_above(self.wallets.intake.address, anchor, places)
-        return Ground(anchor, first, known, balance) if balance is not None else None
+        if balance is None:
+            return None
+        return Ground(anchor, first, known, balance, await self._held_by_gigs(anchor))
+
+    async def _held_by_gigs(self, anchor: Block) -> Mapping[int, int | None]:
+        """What the wallets that are to send something hold at this block, by gig, in base units."""
+        gigs = await self.ledger.read(lambda c: funding.sources(c, WALLETS_ASKED, self.held()))
+        accounts = [self.wallets.gig_address(gig_id) for gig_id in gigs]
+        balances = await self.node.token_balances(self.node.token.address, accounts, anchor) if accounts else []
+        return dict(zip(gigs, balances, strict=True))
 
     async def _look_after(self, relayer: Relayer, plan: "Plan", receipt: Receipt | None) -> None:
         """What was signed and has not moved."""
@@ -212,11 +224,20 @@ class Funding:
 
     async def _hold_back(self, sent: Sequence[Movement], valid_before: int) -> None:
         """Those that are not on chain wait, each longer than the last time; the others go on."""
-        await self._find_executed(await self.ledger.read(lambda c: funding.still_due(c, sent)))
-        failed = await self.ledger.read(lambda c: funding.still_due(c, sent))
-        if not failed:
-            return
-        for move, reason in zip(failed, await self._reasons(failed, valid_before), strict=True):
+        failed = await self._not_executed(sent)
+        reasons = await self._reasons(failed, valid_before) if failed else []
+        self._hold(zip(failed, reasons, strict=True))
+
+    async def _hold_back_short(self, short: Mapping[Movement, str]) -> None:
+        """The same of those that were not signed; what is missing may be what somebody else has executed."""
+        self._hold([(move, short[move]) for move in await self._not_executed(list(short))])
+
+    async def _not_executed(self, moves: Sequence[Movement]) -> list[Movement]:
+        await self._find_executed(await self.ledger.read(lambda c: funding.still_due(c, moves)))
+        return await self.ledger.read(lambda c: funding.still_due(c, moves))
+
+    def _hold(self, failed: Iterable[tuple[Movement, str]]) -> None:
+        for move, reason in failed:
             before = self._held.get(move.movement_id)
             pause_s = min(2 * before.pause_s, MAX_BACKOFF_S) if before else BACKOFF_S
             hold = Hold(move, reason, pause_s, time.monotonic() + pause_s)
@@ -262,13 +283,14 @@ class Funding:
 class Ground(Struct, frozen=True):
     """A block with all below it that the ledger knows: `known` heights and hashes from `first` on.
 
-    `balance` is what the intake holds there, in base units.
+    `balance` is what the intake holds there, `of_gigs` what the wallets of gigs hold, in base units.
     """
 
     anchor: Block
     first: int
     known: Set[tuple[int, str]]
     balance: int
+    of_gigs: Mapping[int, int | None]
 
     def has_all(self, connection: Connection) -> bool:
         """Does the ledger know nothing else up to there, and nothing of ours above it?"""
@@ -288,6 +310,8 @@ class Plan:
         self._limit = min(batcher.MAX_BATCH, _room(anchor))
         self._fence = funding_.leases.fence(FUNDING)
         self.moves: list[Movement] = []
+        # What their wallets could not spare, and why.
+        self.short: dict[Movement, str] = {}
         self.is_early = False
         self.is_put_off = False
         self.obstacle = ""
@@ -321,7 +345,20 @@ class Plan:
         held = self._funding.held()
         moves = funding.due(connection, COMMISSION, 1, held)
         moves = funding.due(connection, REWARD, self._limit - len(moves), held) + moves
-        return moves or next(filter(None, (funding.due(connection, k, self._limit, held) for k in LATER)), [])
+        later = (funding.due(connection, kind, self._limit, held) for kind in LATER)
+        return moves or next(filter(None, ([m for m in due if self._is_covered(connection, m)] for due in later)), [])
+
+    def _is_covered(self, connection: Connection, move: Movement) -> bool:
+        """Does the wallet that it leaves hold all that it owes?"""
+        gig_id = move.source_gig
+        if gig_id is None:
+            return True
+        if gig_id not in self._ground.of_gigs or direct.newest_payout_block(connection, gig_id) > self.anchor.number:
+            self.is_early = True  # written down since the wallets were asked, or mined in a later block
+            return False
+        if shortage := debts.shortage(connection, gig_id, self._ground.of_gigs[gig_id]):
+            self.short[move] = shortage
+        return not shortage
 
     def _batch(self) -> Batch:
         calls = [self._funding.signed_call(move, self.valid_before) for move in self.moves]

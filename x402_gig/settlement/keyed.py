@@ -8,7 +8,7 @@ wallet like all money here: written down first, and only once (see `funding`, `p
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
 from x402_gig.errors import (
     BeingProcessed,
     ChainRefused,
+    GigError,
     NotFound,
     NotFunded,
     NotStartable,
@@ -31,7 +32,7 @@ from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Terms, token_of
 from x402_gig.settlement.turns import LEASE_S, Turns
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import direct, kept
+from x402_gig.store import debts, direct, kept
 from x402_gig.store.direct import Draft, Fee, Started
 from x402_gig.store.engine import Connection, Ledger
 
@@ -62,6 +63,8 @@ class KeyedGigs:
     reorg_depth: int
     funding_due: Callable[[], None]
     halt: Callable[[], str]
+    # The last suspended gig that was looked at.
+    _rechecked: int = field(default=0, init=False)
 
     async def create(self, key_id: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """The answer: what to send where. Raises ValidationFailed, NotFound (chain) or Unavailable."""
@@ -127,17 +130,30 @@ class KeyedGigs:
         await self._confirm(gig_id, started.deposits, block)
 
     async def recheck(self) -> None:
-        """Look again for the funding that a reorganisation took away. Raises Unavailable."""
-        for gig in await self.ledger.read(lambda c: direct.suspended(c, RECHECKED)):
+        """Look again for the funding that a reorganisation took away; each gig by itself, the next ones in each round.
+
+        Raises Unavailable when some could not be looked at; the others were.
+        """
+        gigs = await self.ledger.read(lambda c: direct.suspended(c, RECHECKED, self._rechecked))
+        self._rechecked = gigs[-1].gig_id if len(gigs) == RECHECKED else 0
+        if problems := [text for text in await asyncio.gather(*map(self._recheck, gigs)) if text]:
+            raise Unavailable("; ".join(problems))
+
+    async def _recheck(self, gig: GigRecord) -> str:
+        """Why it cannot be looked at."""
+        try:
             block = await self._confirmed_block()
             balance = await self._balance(gig, block)
-            # The reward, and whatever is due again because the reorganisation undid it.
-            owed = await self.ledger.read(partial(direct.owed, gig_id=gig.gig_id))
-            if balance >= gig.reward_units + owed:
-                found = await self._deposits(gig, block, balance)
-                await self.ledger.write(partial(direct.funded_again, gig_id=gig.gig_id, transfers=found))
-                log.warning("gig %d: its funding is on chain again", gig.gig_id)
-                self.funding_due()
+            # With whatever is due again because the reorganisation undid it.
+            if balance < await self.ledger.read(partial(debts.owed, gig_id=gig.gig_id)):
+                return ""
+            found = await self._deposits(gig, block, balance)
+            await self.ledger.write(partial(direct.funded_again, gig_id=gig.gig_id, transfers=found))
+        except GigError as exc:
+            return f"gig {gig.gig_id}: {exc.detail}"
+        log.warning("gig %d: its funding is on chain again", gig.gig_id)
+        self.funding_due()
+        return ""
 
     def _check_open(self) -> None:
         """A halted ledger may be an old one: it gives out wallets that belong to other gigs."""

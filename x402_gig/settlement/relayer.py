@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,7 @@ from x402_gig.metrics import Metrics
 from x402_gig.settlement.fees import Fees, market, outbid
 from x402_gig.settlement.head import Head
 from x402_gig.settlement.leases import Leases
+from x402_gig.settlement.nonces import taken_from
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
 from x402_gig.store import funding, slots
@@ -30,6 +31,7 @@ from x402_gig.store.funding import Movement
 from x402_gig.store.slots import Attempt, End, Slot
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RETRY_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4)
 LOW_GAS_BATCHES = 2
@@ -40,8 +42,6 @@ STUCK_BLOCKS = 5
 MAX_MARKUP = 10
 EMPTY_GAS = 21_000
 WEI = 10**18
-# One look may have asked a node that is behind for the receipt.
-LOOKS_BEFORE_LOST = 3
 
 
 class Batch(Struct, frozen=True):
@@ -75,6 +75,7 @@ class Relayer:
     watcher: Watcher
     leases: Leases
     confirmations: int
+    reorg_depth: int
     metrics: Metrics
     _fence: int | None = field(default=None, init=False)
     _chain_nonce: int = field(default=0, init=False)
@@ -186,6 +187,7 @@ class Relayer:
         if isinstance(mined, Block):
             log.warning("slot %d/%d: another transaction took the nonce", slot.slot_id, slot.nonce)
             await self.write_as_holder(lambda c: slots.close(c, slot, "lost", End(mined.number, mined.hash)))
+            await self._insist(lambda: self.watcher.confirm(mined.number, mined.hash))
             self._chain_nonce = await self.node.nonce(self.wallet.address)
             return None
         attempt, receipt = mined
@@ -205,14 +207,14 @@ class Relayer:
     def _check_lease(self, connection: Connection) -> None:
         self.leases.check(connection, self.lease, self._fence)
 
-    async def write_as_holder(self, work: Callable[[Connection], None]) -> None:
+    async def write_as_holder(self, work: Callable[[Connection], T]) -> T:
         """What only he may write who knows every transaction that was signed for the slot. Raises LeaseLost."""
 
-        def checked(connection: Connection) -> None:
+        def checked(connection: Connection) -> T:
             self._check_lease(connection)
-            work(connection)
+            return work(connection)
 
-        await self.ledger.write(checked)
+        return await self.ledger.write(checked)
 
     async def _insist(self, work: Callable[[], Awaitable[object]]) -> None:
         """The money has moved: writing that down is repeated until it succeeds."""
@@ -231,8 +233,6 @@ class Relayer:
         sending = Sending(self, slot, attempts)
         for tries in itertools.count():
             self.leases.check_known(self.lease, self._fence)
-            if tries or not slot.first:
-                await self._check_backing(slot)
             pause_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
             try:
                 if end := await sending.step(is_first=tries == 0):
@@ -244,13 +244,22 @@ class Relayer:
                 await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
 
-    async def _check_backing(self, slot: Slot) -> None:
-        """A gig's wallet sends nothing again while its funding is off the chain: it might pay out of the reward.
+    # Where a gig's wallet is more careful: see `GigWallet`
 
-        Raises Unavailable; the slot stays open.
-        """
-        if slot.purpose == slots.PAYOUT and not await self.ledger.read(lambda c: slots.is_backed(c, slot)):
-            raise Unavailable(f"slot {slot.slot_id}/{slot.nonce} waits until its gig is funded again")
+    async def may_send(self, slot: Slot) -> bool:
+        """May what was signed for this slot be sent again, and outbid?"""
+        return True
+
+    async def prepare_bid(self, slot: Slot, wei: int) -> None:
+        """Before another transaction is signed for the slot, which may cost so much. Raises Unavailable."""
+
+    def check_bid(self, connection: Connection) -> None:
+        """The same, in the transaction in which it is signed."""
+
+    async def lost_in(self, slot: Slot, attempts: Sequence[Attempt], head: Block) -> Block | None:
+        """The block that took the slot's nonce, which is used, for another transaction; None while none is known to."""
+        hashes = [attempt.transaction.hash for attempt in attempts]
+        return await taken_from(self.node, self.wallet.address, slot.nonce, hashes, head, self.reorg_depth)
 
 
 def _close(connection: Connection, slot: Slot, state: str, end: End) -> None:
@@ -267,23 +276,20 @@ class Sending:
     slot: Slot
     attempts: list[Attempt]  # newest first
     _since: int | None = None
-    _looks: int = 0
 
     async def step(self, *, is_first: bool) -> tuple[Attempt, Receipt] | Block | None:
         """Send it and look what became of it; None when that is not known yet. Raises Unavailable."""
         if not is_first:
             await self._finish_older()
-        if mined := await self._send_or_find(wait=is_first):
+        may_send = await self.relayer.may_send(self.slot)
+        if mined := await self._send_or_find(may_send=may_send, wait=is_first):
             return mined
         head = await self.relayer.head.look()
         if await self.relayer.node.nonce(self.relayer.wallet.address) > self.slot.nonce:
-            self._looks += 1
-            return head if self._looks >= LOOKS_BEFORE_LOST else None
+            return await self.relayer.lost_in(self.slot, self.attempts, head)
         self._since = self._since or head.number
-        if better := await self._better_attempt(head):
-            await self.relayer.write_as_holder(lambda c: slots.add_attempt(c, self.slot, better))
-            self.attempts.insert(0, better)
-            self._since = head.number
+        if may_send:
+            await self._outbid(head)
         return None
 
     async def _finish_older(self) -> None:
@@ -292,11 +298,11 @@ class Sending:
         if open_slots and open_slots[0].nonce < self.slot.nonce:
             await self.relayer.finish(open_slots[0])
 
-    async def _send_or_find(self, *, wait: bool) -> tuple[Attempt, Receipt] | None:
+    async def _send_or_find(self, *, may_send: bool, wait: bool) -> tuple[Attempt, Receipt] | None:
         """Broadcast the newest attempt; whatever the node says to that, a receipt is what counts."""
         node = self.relayer.node
         try:
-            receipt = await node.send(self.attempts[0].transaction, wait=wait)
+            receipt = await node.send(self.attempts[0].transaction, wait=wait) if may_send else None
         except ChainRefused as refused:
             # "already known", "nonce too low", "replacement underpriced": none says what became of it.
             log.debug("send: %s", refused.detail)
@@ -318,19 +324,29 @@ class Sending:
         is_urgent = self.slot.purpose != slots.FUNDING or not self.relayer.leases.has_several
         return await self.relayer.head.has(receipt.block_number, receipt.block_hash, is_urgent=is_urgent)
 
-    async def _better_attempt(self, head: Block) -> Attempt | None:
-        """A transaction to take the newest attempt's place, when it cannot get into a block as it is."""
+    async def _outbid(self, head: Block) -> None:
+        """Sign a transaction to take the newest attempt's place, when that cannot get into a block as it is."""
         newest, now = self.attempts[0], await self.relayer.market()
         fees = Fees(newest.max_fee, newest.priority_fee)
         is_too_big = newest.gas > min(head.gas_limit, batcher.MAX_TRANSACTION_GAS)
         is_stuck = head.number - (self._since or head.number) >= STUCK_BLOCKS
         may_bid = is_stuck and fees.max_fee < MAX_MARKUP * now.max_fee
         if not (is_too_big or may_bid or head.base_fee > fees.max_fee):
-            return None
+            return
         is_empty = newest.is_empty or is_too_big or not await self._is_wanted()
         log.warning("slot %d/%d: replaced (%s)", self.slot.slot_id, self.slot.nonce, "empty" if is_empty else "outbid")
         call = self._empty_call() if is_empty else unsigned_fields(newest.transaction.raw)
-        return self.relayer.sign(self.slot, call, outbid(fees, now), is_empty=is_empty)
+        better = outbid(fees, now)
+        await self.relayer.prepare_bid(self.slot, call["gas"] * better.max_fee)
+        self.attempts.insert(0, await self.relayer.write_as_holder(lambda c: self._bid(c, call, better, is_empty)))
+        self._since = head.number
+
+    def _bid(self, connection: Connection, call: dict[str, Any], fees: Fees, is_empty: bool) -> Attempt:
+        if not is_empty:
+            self.relayer.check_bid(connection)
+        attempt = self.relayer.sign(self.slot, call, fees, is_empty=is_empty)
+        slots.add_attempt(connection, self.slot, attempt)
+        return attempt
 
     async def _is_wanted(self) -> bool:
         return await self.relayer.ledger.read(lambda c: slots.is_wanted(c, self.slot))

@@ -7,7 +7,9 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from x402_gig.store.binding import Cursor
+from x402_gig.store.slots import PAYOUT
 from x402_gig.store.tables import (
+    attempts,
     commissions,
     deposits,
     gig_deposits,
@@ -17,6 +19,7 @@ from x402_gig.store.tables import (
     movements,
     payments,
     slot_movements,
+    slots,
 )
 
 Row = TypeVar("Row", "DepositRow", "PaymentRow", "GigRow", "KeyedRow", "GigDepositRow", "MovementRow")
@@ -98,6 +101,15 @@ class MovementRow(Struct, frozen=True):
         return self.state == "done" and (self.block_number or 0) <= block_number
 
 
+class OpenPayout(Struct, frozen=True):
+    """What a gig's wallet has sent and whose end is not known: all transactions that were signed for one nonce."""
+
+    gig_id: int
+    wallet: str
+    nonce: int
+    transactions: list[str]
+
+
 class Books(Struct, frozen=True):
     """Rows by id: `movements` are the intake's, `payouts` those of the wallets of the `keyed` gigs.
 
@@ -118,6 +130,7 @@ class Books(Struct, frozen=True):
     keyed: Mapping[int, KeyedRow]
     gig_deposits: Mapping[int, GigDepositRow]
     payouts: Mapping[int, MovementRow]
+    open_payouts: Sequence[OpenPayout]
     commissions: Sequence[tuple[int, int]]
     signed: frozenset[int]
     unlike_journal: frozenset[int]
@@ -144,6 +157,7 @@ def read_books(connection: Connection) -> Books:
         keyed=_rows(connection, gigs, KeyedRow, gigs.c.key_id.is_not(None)),
         gig_deposits=_rows(connection, gig_deposits, GigDepositRow),
         payouts=_rows(connection, movements, MovementRow, movements.c.source_gig.is_not(None)),
+        open_payouts=_open_payouts(connection),
         commissions=[
             (row[0], row[1]) for row in connection.execute(select(commissions).where(commissions.c.is_void == 0))
         ],
@@ -157,6 +171,20 @@ def _rows(
 ) -> dict[int, Row]:
     query = select(*(table.c[name] for name in row_type.__struct_fields__)).where(*conditions)
     return {row[0]: row_type(*row) for row in connection.execute(query.order_by(table.c.id))}
+
+
+def _open_payouts(connection: Connection) -> list[OpenPayout]:
+    query = (
+        select(slots.c.id, movements.c.source_gig, slots.c.relayer, slots.c.nonce, attempts.c.hash)
+        .join(attempts, attempts.c.slot_id == slots.c.id)
+        .join(slot_movements, slot_movements.c.slot_id == slots.c.id)
+        .join(movements, movements.c.id == slot_movements.c.movement_id)
+        .where(slots.c.state == "open", slots.c.purpose == PAYOUT)
+    )
+    found: dict[int, OpenPayout] = {}
+    for slot_id, gig_id, wallet, nonce, transaction in connection.execute(query):
+        found.setdefault(slot_id, OpenPayout(gig_id, wallet, nonce, [])).transactions.append(transaction)
+    return list(found.values())
 
 
 def _unlike_journal(connection: Connection) -> frozenset[int]:

@@ -155,26 +155,21 @@ def doubt(connection: Connection, gig_id: int) -> None:
 
 _SUSPENDED = (
     gig_rows()
-    .where(gigs.c.key_id.is_not(None), gigs.c.state == "live", gigs.c.is_funded == 0)
+    .where(gigs.c.key_id.is_not(None), gigs.c.state == "live", gigs.c.is_funded == 0, gigs.c.id > bindparam("after"))
     .order_by(gigs.c.id)
     .limit(bindparam("limit"))
 )
 
 
-def suspended(connection: Connection, limit: int) -> list[GigRecord]:
-    """Live gigs whose funding a reorganisation took away."""
-    return [record(row) for row in connection.execute(_SUSPENDED, {"limit": limit}).mappings()]
+def suspended(connection: Connection, limit: int, after: int = 0) -> list[GigRecord]:
+    """Live gigs whose funding a reorganisation took away, the oldest first; those with higher numbers than `after`."""
+    rows = connection.execute(_SUSPENDED, {"limit": limit, "after": after}).mappings()
+    return [record(row) for row in rows]
 
 
 def funded_again(connection: Connection, gig_id: int, transfers: Iterable[TokenTransfer]) -> None:
     record_deposits(connection, gig_id, transfers)
     connection.execute(update(gigs).where(gigs.c.id == gig_id).values(is_funded=1))
-
-
-def owed(connection: Connection, gig_id: int) -> int:
-    """What is to leave the gig's wallet and has not, in base units."""
-    due = (movements.c.source_gig == gig_id, movements.c.state == "due")
-    return sum(connection.execute(select(movements.c.value).where(*due)).scalars())
 
 
 def newest_payout_block(connection: Connection, gig_id: int) -> int:

@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.store import states
-from x402_gig.store.slots import End
+from x402_gig.store.slots import GAS, End
 from x402_gig.store.tables import (
     commissions,
     deposits,
@@ -76,9 +76,10 @@ def pulse(connection: Connection) -> Pulse:
     return Pulse._make(connection.execute(select(entry, movement, due)).one())
 
 
-def _not_in_flight() -> ColumnElement[bool]:
+def _not_in_flight(*purposes: str) -> ColumnElement[bool]:
+    """In no open slot, or in none of these purposes."""
     in_slot = select(slot_movements.c.movement_id).join(slots).where(slots.c.state == "open")
-    return movements.c.id.not_in(in_slot)
+    return movements.c.id.not_in(in_slot.where(slots.c.purpose.in_(purposes)) if purposes else in_slot)
 
 
 def _is_backed() -> ColumnElement[bool]:
@@ -103,16 +104,43 @@ def due(connection: Connection, kind: str, limit: int, held: Collection[int] = (
     return [Movement(*row) for row in connection.execute(_DUE, values)]
 
 
-def due_in_tokens(connection: Connection, limit: int, held: Collection[int] = ()) -> list[Movement]:
-    """The same for other tokens, which a gig's wallet sends by itself."""
-    values = {"held": list(held), "limit": limit}
+def due_in_tokens(
+    connection: Connection, limit: int, held: Collection[int] = (), besides: Collection[int] = ()
+) -> list[Movement]:
+    """The same for other tokens, which a gig's wallet sends by itself; not those of the gigs `besides`."""
+    values = {"held": list(held), "besides": list(besides), "limit": limit}
     return [Movement(*row) for row in connection.execute(_DUE_IN_TOKENS, values)]
+
+
+def sources(connection: Connection, limit: int, held: Collection[int] = ()) -> list[int]:
+    """The gigs whose wallets are to send the token that we are paid in, by the oldest of these movements."""
+    values = {"held": list(held), "limit": limit}
+    return list(dict.fromkeys(connection.execute(_SOURCES, values).scalars()))
 
 
 def is_due(connection: Connection, move: Movement) -> bool:
     """Can this one be sent now?"""
     values = {"movement_id": move.movement_id, "limit": 1}
     return connection.execute(_IS_DUE, values).first() is not None
+
+
+def needs_gas(connection: Connection, move: Movement) -> bool:
+    """Is gas to be sent for this one, for its first transaction or for one that outbids it?"""
+    values = {"movement_id": move.movement_id, "limit": 1}
+    return connection.execute(_NEEDS_GAS, values).first() is not None
+
+
+def due_from(connection: Connection, gig_id: int) -> list[Movement]:
+    """All that is due out of a gig's wallet by its own transactions, oldest first, wherever it is."""
+    query = select(*_movement_columns()).where(
+        movements.c.source_gig == gig_id, movements.c.state == "due", movements.c.asset.is_not(None)
+    )
+    return [Movement(*row) for row in connection.execute(query.order_by(movements.c.id))]
+
+
+def carried(connection: Connection, slot_id: int) -> Movement:
+    """The movement that a gig's wallet sends in this slot: one transaction carries one."""
+    return Movement(*connection.execute(_CARRIED, {"slot_id": slot_id}).one())
 
 
 _COLUMNS = ("id", "kind", "subject", "payee", "value", "nonce", "source_gig", "asset")
@@ -128,15 +156,20 @@ def _is_misdirected() -> ColumnElement[bool]:
     return (movements.c.kind == COMMISSION) & (movements.c.payee != address)
 
 
-def _due(*conditions: ColumnElement[bool]) -> Select[Any]:
-    wanted = (movements.c.state == "due", *conditions, _not_in_flight(), _is_backed(), ~_is_misdirected())
+def _due(*conditions: ColumnElement[bool], not_in: Sequence[str] = ()) -> Select[Any]:
+    wanted = (movements.c.state == "due", *conditions, _not_in_flight(*not_in), _is_backed(), ~_is_misdirected())
     return select(*_movement_columns()).where(*wanted).order_by(movements.c.id).limit(bindparam("limit"))
 
 
 _NOT_HELD = movements.c.id.not_in(bindparam("held", expanding=True))
 _DUE = _due(movements.c.kind == bindparam("kind"), movements.c.asset.is_(None), _NOT_HELD)
-_DUE_IN_TOKENS = _due(movements.c.asset.is_not(None), _NOT_HELD)
+_NOT_BESIDES = movements.c.source_gig.not_in(bindparam("besides", expanding=True))
+_DUE_IN_TOKENS = _due(movements.c.asset.is_not(None), _NOT_HELD, _NOT_BESIDES)
+_SOURCES = _due(movements.c.source_gig.is_not(None), movements.c.asset.is_(None), _NOT_HELD)
+_SOURCES = _SOURCES.with_only_columns(movements.c.source_gig)
 _IS_DUE = _due(movements.c.id == bindparam("movement_id"))
+_NEEDS_GAS = _due(movements.c.id == bindparam("movement_id"), not_in=(GAS,))
+_CARRIED = select(*_movement_columns()).join(slot_movements).where(slot_movements.c.slot_id == bindparam("slot_id"))
 _STILL_DUE = select(movements.c.id).where(
     movements.c.id.in_(bindparam("ids", expanding=True)), movements.c.state == "due", ~_is_misdirected()
 )

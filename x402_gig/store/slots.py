@@ -11,7 +11,6 @@ from sqlalchemy import (
     Connection,
     bindparam,
     case,
-    exists,
     func,
     insert,
     literal,
@@ -106,6 +105,7 @@ def enter_payments(connection: Connection, slot: Slot, payment_ids: Iterable[int
     connection.execute(_ENTER_PAYMENTS, rows)
 
 
+_IS_OPEN = select(slots.c.id).where(slots.c.id == bindparam("slot_id"), slots.c.state == "open")
 _OPEN_SLOTS = (
     select(slots).where(slots.c.relayer == bindparam("relayer"), slots.c.state == "open").order_by(slots.c.nonce)
 )
@@ -124,15 +124,14 @@ def busy_relayers(connection: Connection) -> set[str]:
 
 
 def open_payouts(connection: Connection) -> list[int]:
-    """The gigs whose wallets have sent something whose end is not known.
-
-    Not those whose funding a reorganisation took away: what is sent again then might be paid out of the reward.
-    """
+    """The gigs whose wallets have sent something whose end is not known."""
     carried = select(slot_movements.c.movement_id).join(slots, slots.c.id == slot_movements.c.slot_id)
     sent = movements.c.id.in_(carried.where(slots.c.state == "open", slots.c.purpose == PAYOUT))
-    funded = exists().where(gigs.c.id == movements.c.source_gig, gigs.c.is_funded == 1)
-    query = select(movements.c.source_gig).where(sent, funded)
-    return list(connection.execute(query).scalars())
+    return list(connection.execute(select(movements.c.source_gig).where(sent)).scalars())
+
+
+def is_open(connection: Connection, slot: Slot) -> bool:
+    return connection.execute(_IS_OPEN, {"slot_id": slot.slot_id}).first() is not None
 
 
 def is_backed(connection: Connection, slot: Slot) -> bool:

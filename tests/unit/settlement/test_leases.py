@@ -41,7 +41,7 @@ def two(postgres: Postgres) -> Iterator[list[Leases]]:
 def relayer(leases: Leases) -> Relayer:
     """With as much of a node as signing needs."""
     node, none = cast(Any, SimpleNamespace(token=SimpleNamespace(chain_id=1))), cast(Any, None)
-    made = Relayer(WALLET, NAME, node, leases.ledger, none, none, none, leases, 1, Metrics())
+    made = Relayer(WALLET, NAME, node, leases.ledger, none, none, none, leases, 1, 64, Metrics())
     made._fence = leases.fence(NAME)
     return made
 

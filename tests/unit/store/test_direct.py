@@ -6,7 +6,7 @@ from sqlalchemy import Connection, insert, select, update
 from tests.unit.payments.examples import NOW
 from tests.unit.store.examples import address, transfer, wallet_of, word
 from x402_gig.gigs.records import GigRecord, TokenInfo
-from x402_gig.store import direct, funding
+from x402_gig.store import debts, direct, funding
 from x402_gig.store.direct import Draft, Fee, Started
 from x402_gig.store.tables import api_keys, gigs, movements
 
@@ -96,11 +96,15 @@ def test_nothing_leaves_its_wallet_while_its_funding_is_off_the_chain(db: Connec
     assert len(funding.due_in_tokens(db, 10)) == 1
 
 
-def test_what_is_owed_is_what_has_not_left(db: Connection, gig: GigRecord) -> None:
+def test_what_is_owed_is_the_reward_and_what_has_not_left(db: Connection, gig: GigRecord) -> None:
+    assert debts.owed(db, gig.gig_id) == 0
     direct.go_live(db, gig, turn(db, gig), started(), FEE)
-    assert direct.owed(db, gig.gig_id) == 7
+    assert debts.owed(db, gig.gig_id) == HUGE + 7
+    assert debts.shortage(db, gig.gig_id, HUGE + 7) == ""
+    assert debts.shortage(db, gig.gig_id, HUGE + 6)
+    assert debts.shortage(db, gig.gig_id, None)
     db.execute(update(movements).values(state="done", block_number=9))
-    assert direct.owed(db, gig.gig_id) == 0
+    assert debts.owed(db, gig.gig_id) == HUGE
     assert direct.newest_payout_block(db, gig.gig_id) == 9
 
 
