@@ -170,6 +170,13 @@ def refuses(code: int, message: str) -> Rule:
     return lambda request, _: {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message}}
 
 
+def nothing_of_a_block(request: Json, forward: Forward) -> Reply:
+    """Payments are simulated on the newest block; what is asked of a certain one, before money moves on, is lost."""
+    if request["params"][1] != "latest":
+        raise HangUp
+    return forward()
+
+
 def no_sync(request: Json, forward: Forward) -> Reply:
     """A node that does not wait for receipts (without EIP-7966)."""
     return refuses(-32601, "the method does not exist")(request, forward)

@@ -1,7 +1,10 @@
 """What leaves the wallet of a gig by a transaction of its own: once, and never out of what the wallet still owes."""
 
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eth_account import Account
@@ -11,15 +14,19 @@ from eth_utils.address import to_checksum_address
 from tests import ledgers
 from tests.crashes import Victim
 from tests.creators import Creator
+from tests.e2e.attacks import inner_calls
 from tests.e2e.test_keyed_faults import opened
 from tests.faults import Forward, Reply, RpcProxy, Rule, answers, down, late_receipts, no_sync
-from tests.harness import Json, until
+from tests.harness import USDC, Json, until
 from tests.operator import Done
-from tests.tokens import deploy
+from tests.tokens import Erc20, deploy
+from x402_gig.settlement.keyed import RECHECKED
 
 SYNC, RECEIPT = "eth_sendRawTransactionSync", "eth_getTransactionReceipt"
 SEND = (SYNC, "eth_sendRawTransaction")
 UNIT, DEPTH = 10**11, 8
+# PUSH1 0 PUSH1 0 REVERT: whatever is asked, there is no answer.
+REVERTS = "0x60006000fd"
 Shop = tuple[Victim, RpcProxy, Creator]
 
 # On both databases.
@@ -213,3 +220,190 @@ def test_a_payout_that_an_old_backup_has_forgotten_is_not_made_again(away: Shop,
         shop.stop()
         shop.environment["X402_GIG_DATABASE_URL"] = newest
         shop.start()
+
+
+def asset(shop: Victim, token: str) -> tuple[Erc20, int]:
+    """The token, and how many base units one of it has."""
+    return (Erc20(shop, USDC), 10**6) if token == "USDC" else (deploy(shop, token), UNIT)
+
+
+@pytest.mark.parametrize("token", ["OddToken", "USDC"])
+def test_nothing_leaves_a_wallet_that_does_not_hold_all_that_it_owes(away: Shop, token: str) -> None:
+    shop, proxy, creator = away
+    erc20, unit = asset(shop, token)
+    made, before = creator.funded(erc20), erc20.balance(shop.commission)
+    wallet = made["gig_wallet_address"]
+
+    def set_balance(units: int) -> None:
+        shop.rpc("anvil_dealERC20", wallet, erc20.address, hex(units))
+        shop.rpc("evm_mine")
+
+    def vanish(request: Json, forward: Forward) -> Reply:
+        """A base unit is gone when the start has seen the balance and asks who sent it."""
+        if wallet[2:].lower() in json.dumps(request) and erc20.balance(wallet) == 11 * unit:
+            set_balance(11 * unit - 1)
+        return forward()
+
+    with proxy.broken(vanish, "eth_getLogs"):
+        assert creator.start(made).status_code == 200
+    short = f"the wallet of gig {made['gig_id']} holds {11 * unit - 1} base units and owes {11 * unit}"
+    until(lambda: short in warning(shop, "payouts" if token != "USDC" else "funding"))
+    creator.paid_up(creator.started(erc20))
+    assert (erc20.balance(shop.commission) - before, erc20.balance(wallet)) == (unit, 11 * unit - 1)
+    read_up(shop)
+    assert [said for said in creator.desk.problems() if f"gig {made['gig_id']}: owes {11 * unit} base units" in said]
+
+    set_balance(11 * unit)
+    shop.stop()  # which tries at once, instead of in half a minute
+    shop.start()
+    creator.paid_up(made)
+    assert (erc20.balance(shop.commission) - before, erc20.balance(wallet)) == (2 * unit, 10 * unit)
+
+
+def test_a_payout_that_is_outbid_gets_gas_for_it(away: Shop) -> None:
+    """The base fee rises twentyfold when it is signed, and its gas was sent for the old one."""
+    shop, proxy, creator = away
+    odd = deploy(shop, "OddToken")
+    made = creator.funded(odd)
+    fee = int(shop.rpc("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
+    commission, raised = shop.commission[2:].lower(), list[str]()
+
+    def raise_fee(request: Json, forward: Forward) -> Reply:
+        if commission in request["params"][0] and not raised:
+            raised.append(request["params"][0])
+            shop.rpc("anvil_setNextBlockBaseFeePerGas", hex(20 * fee))
+            shop.rpc("evm_mine")
+        return forward()
+
+    with proxy.broken(raise_fee, *SEND):
+        assert creator.start(made).status_code == 200
+        until(lambda: raised)
+        creator.paid_up(creator.started(odd))
+        creator.paid_up(made)
+    assert (odd.balance(shop.commission), odd.balance(made["gig_wallet_address"])) == (2 * UNIT, 10 * UNIT)
+    query = "select count(*) from attempts join slots on slots.id = attempts.slot_id where slots.relayer = ?"
+    assert ledgers.rows(shop.ledger, query, made["gig_wallet_address"].lower()) > [(1,)]
+    assert slots_of(shop, made) == ["mined"]
+    shop.rpc("anvil_setNextBlockBaseFeePerGas", hex(fee))
+    shop.rpc("evm_mine")
+
+
+def test_the_gas_that_a_strangers_token_is_estimated_with_has_a_limit(away: Shop) -> None:
+    shop, proxy, creator = away
+    asked: list[Json] = []
+
+    def note(request: Json, forward: Forward) -> Reply:
+        asked.append(request["params"][0])
+        return forward()
+
+    with proxy.broken(note, "eth_estimateGas"):
+        creator.paid_up(creator.started(deploy(shop, "OddToken")))
+    assert asked
+    assert all(int(call["gas"], 16) <= 300_000 for call in asked)
+
+
+@contextmanager
+def deep(folder: Path) -> Iterator[Shop]:
+    """A reorganisation of `DEEP` blocks is undone there, and reaches nothing that the shop needs."""
+    with opened(folder, reorg_depth=4 * DEEP) as (shop, proxy, creator):
+        shop.rpc("anvil_mine", hex(2 * DEEP))
+        yield shop, proxy, creator
+
+
+DEEP = 16
+
+
+def height(shop: Victim) -> int:
+    return int(shop.rpc("eth_blockNumber"), 16)
+
+
+def test_a_payout_under_way_waits_while_the_funding_of_its_gig_is_off_the_chain(database: str, tmp_path: Path) -> None:
+    with deep(tmp_path) as (shop, proxy, creator):
+        odd = deploy(shop, "OddToken")
+        made = creator.create(odd.address)
+        wallet, payer = made["gig_wallet_address"], odd.holder(10**30)
+        shop.rpc("anvil_setBalance", wallet, hex(10**18))
+        start = height(shop)
+        shop.send(payer, odd.address, made["tx_data"])
+        shop.rpc("evm_setAutomine", False)
+        assert creator.start(made).status_code == 200
+        payout = pending(shop, wallet)["hash"]
+        shop.rpc("anvil_reorg", height(shop) - start, [])
+        until(lambda: creator.gig(made)["status"] == "suspended")
+        shop.ping()
+        shop.rpc("anvil_dropTransaction", payout)
+        shop.rpc("evm_setAutomine", True)
+
+        # Enough for the commission, and not for all.
+        odd.send(payer, wallet, 11 * UNIT - 1)
+        sent = len(proxy.sent)
+        asked = proxy.calls["eth_getTransactionReceipt"]
+        until(lambda: proxy.calls["eth_getTransactionReceipt"] > asked + 2)
+        assert len(proxy.sent) == sent
+        assert (creator.gig(made)["status"], odd.balance(shop.commission)) == ("suspended", 0)
+
+        odd.send(payer, wallet, 1)
+        creator.paid_up(made, timeout_s=60)
+        assert creator.gig(made)["status"] == "active"
+        assert (odd.balance(shop.commission), odd.balance(wallet)) == (UNIT, 10 * UNIT)
+
+
+@pytest.mark.parametrize("token", ["OddToken", "USDC"])
+def test_what_comes_back_by_itself_after_a_reorganisation_is_not_waited_for(
+    database: str, tmp_path: Path, token: str
+) -> None:
+    """The funding, and the commission that a stranger sends again: the wallet never holds both any more."""
+    with deep(tmp_path) as (shop, proxy, creator):
+        erc20, unit = asset(shop, token)
+        made = creator.create(erc20.address)
+        wallet, payer = made["gig_wallet_address"], erc20.holder(10**30)
+        shop.rpc("anvil_setBalance", wallet, hex(10**18))
+        start = height(shop)
+        shop.send(payer, erc20.address, made["tx_data"])
+        assert creator.start(made).status_code == 200
+        transaction = creator.paid_up(made)["funding"]["commission_transaction"]
+        [(raw,)] = ledgers.rows(shop.ledger, "select raw from attempts where hash = ?", transaction)
+        call = inner_calls(shop.rpc("eth_getTransactionByHash", transaction))[0] if token == "USDC" else ""
+        with proxy.broken(down):
+            shop.rpc("anvil_reorg", height(shop) - start, [])
+            shop.send(payer, erc20.address, made["tx_data"])
+            if call:
+                shop.send(Account.create().address, USDC, call)
+            else:
+                shop.rpc("eth_sendRawTransaction", raw)
+            assert erc20.balance(shop.commission) == unit
+            shop.rpc("anvil_mine", "0x4")
+        until(lambda: creator.gig(made)["funding"]["commission_transaction"] not in (None, transaction) or not call)
+        until(lambda: creator.gig(made)["status"] == "active", 60)
+        creator.paid_up(made)
+        assert (erc20.balance(shop.commission), erc20.balance(wallet)) == (unit, 10 * unit)
+        assert until(lambda: creator.desk.audit()["ok"])
+
+
+def test_tokens_that_say_nothing_keep_no_other_gig_suspended(database: str, tmp_path: Path) -> None:
+    with deep(tmp_path) as (shop, proxy, creator):
+        mute, odd = deploy(shop, "OddToken"), deploy(shop, "OddToken")
+        made = [creator.create(mute.address) for _ in range(RECHECKED)] + [creator.create(odd.address)]
+        payers = {token.address: token.holder(10**30) for token in (mute, odd)}
+
+        def fund() -> None:
+            for gig in made:
+                shop.send(payers[gig["gig_token_address"]], gig["gig_token_address"], gig["tx_data"])
+
+        shop.rpc("anvil_mine", hex(DEEP))
+        start = height(shop)
+        fund()
+        with proxy.broken(down, *SEND):
+            for gig in made:
+                assert creator.start(gig).status_code == 200
+            shop.rpc("anvil_reorg", height(shop) - start, [])
+            until(lambda: all(creator.gig(gig)["status"] == "suspended" for gig in made))
+            code = shop.rpc("eth_getCode", mute.address, "latest")
+            fund()
+            shop.rpc("anvil_setCode", mute.address, REVERTS)
+            shop.rpc("evm_mine")
+            until(lambda: creator.gig(made[-1])["status"] == "active")
+            assert {creator.gig(gig)["status"] for gig in made[:-1]} == {"suspended"}
+            shop.rpc("anvil_setCode", mute.address, code)
+            shop.rpc("evm_mine")
+            until(lambda: all(creator.gig(gig)["status"] == "active" for gig in made), 60)

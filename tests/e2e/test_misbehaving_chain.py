@@ -231,6 +231,28 @@ def test_a_node_that_tells_of_ten_blocks_at_once_is_read_also_after_many(shop: S
         one.gig()
 
 
+def test_while_the_intake_holds_less_than_the_ledger_says_nothing_is_paid_out_of_it(shop: Shop) -> None:
+    """As when a reorganisation has dropped a deposit, and its reward was executed all the same."""
+    one = sale(shop.dev)
+    until(lambda: shop.dev.usdc(shop.dev.intake) == 0)
+    with shop.proxy.broken(faults.nothing_of_a_block, "eth_call"):
+        gig = one.post().json()
+        shop.dev.give_usdc(shop.dev.intake, PRICE - 1)
+        shop.dev.rpc("evm_mine")
+
+    def said() -> str:
+        return str(shop.dev.http.get(shop.dev.url + "/readyz").json()["warnings"].get("funding", ""))
+
+    until(lambda: f"holds {PRICE - 1} base units and should hold {PRICE}" in said())
+    sent, asked = shop.asked(*SEND), shop.asked("eth_call")
+    until(lambda: shop.asked("eth_call") > asked + 1)  # it has tried again
+    assert shop.asked(*SEND) == sent
+    assert shop.dev.usdc(gig["gig_wallet_address"]) == 0
+    shop.dev.give_usdc(shop.dev.intake, PRICE)
+    shop.dev.rpc("evm_mine")
+    one.gig()
+
+
 def test_a_transaction_that_the_pool_drops_is_sent_again_as_it_is(shop: Shop) -> None:
     one = sale(shop.dev)
     with meanwhile(one) as [first]:

@@ -172,7 +172,7 @@ def test_a_reward_is_not_paid_out_of_a_deposit_that_is_not_read_yet_when_its_own
     with behind_a_proxy() as (shop, proxy):
         poor, neighbour = shop.buyer(PRICE), Neighbour(shop)
         with proxy.broken(faults.status(429), "eth_getLogs"):
-            with proxy.broken(nothing_of_a_block, "eth_call"):
+            with proxy.broken(faults.nothing_of_a_block, "eth_call"):
                 lost = bought(shop, poor)[2]
                 shop.rpc("anvil_reorg", height(shop) - block_of(shop, lost["payment"]["transaction"]) + 1, [])
                 shop.rpc("anvil_dealERC20", poor.address, USDC, hex(0))
@@ -180,13 +180,6 @@ def test_a_reward_is_not_paid_out_of_a_deposit_that_is_not_read_yet_when_its_own
             asked = proxy.calls["eth_getLogs"]
             until(lambda: proxy.calls["eth_getLogs"] > asked + 4)
         neighbour.has_his_money(lost)
-
-
-def nothing_of_a_block(request: Json, forward: faults.Forward) -> Json:
-    """Payments are simulated on the newest block; what is asked of a certain one, before money moves on, is lost."""
-    if request["params"][1] != "latest":
-        raise faults.HangUp
-    return forward()
 
 
 def test_a_receipt_that_is_written_down_after_its_height_was_read_on_another_chain_pays_no_reward(

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
 
 from msgspec import Struct
 
@@ -19,9 +18,10 @@ from x402_gig.chain import batcher, eip3009
 from x402_gig.chain.batcher import Call
 from x402_gig.chain.node import Block, Node, Receipt
 from x402_gig.chain.wallets import Wallets
-from x402_gig.errors import ChainRefused, Unavailable
+from x402_gig.errors import Unavailable
 from x402_gig.gigs.pricing import to_tokens
 from x402_gig.payments.payment import Authorization
+from x402_gig.settlement.executed import find_executed
 from x402_gig.settlement.leases import FUNDING, Leases
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, debts, deposits, direct, funding, kept, slots
@@ -233,7 +233,8 @@ class Funding:
         self._hold([(move, short[move]) for move in await self._not_executed(list(short))])
 
     async def _not_executed(self, moves: Sequence[Movement]) -> list[Movement]:
-        await self._find_executed(await self.ledger.read(lambda c: funding.still_due(c, moves)))
+        due = await self.ledger.read(lambda c: funding.still_due(c, moves))
+        await find_executed(self.node, self.ledger, [m for m in due if m.source_gig is not None])
         return await self.ledger.read(lambda c: funding.still_due(c, moves))
 
     def _hold(self, failed: Iterable[tuple[Movement, str]]) -> None:
@@ -243,17 +244,6 @@ class Funding:
             hold = Hold(move, reason, pause_s, time.monotonic() + pause_s)
             self._held[move.movement_id] = hold
             log.error("funding: %s; next try in %d s", hold, pause_s)
-
-    async def _find_executed(self, unread: Sequence[Movement]) -> None:
-        """The watcher reads what leaves the intake, but not what leaves the gigs' wallets."""
-        for move in unread:
-            if move.source_gig is not None:
-                since = await self.ledger.read(partial(direct.since_block, gig_id=move.source_gig))
-                wallet = self.wallets.gig_address(move.source_gig)
-                # A node that tells of fewer blocks at once says nothing: then it is held back, and looked for again.
-                with contextlib.suppress(ChainRefused):
-                    found = await self.node.executed(wallet, move.nonce, since)
-                    await self.ledger.write(partial(funding.complete, transfers=found))
 
     async def _reasons(self, failed: Sequence[Movement], valid_before: int) -> list[str]:
         """What the token says to each; these signatures are public already."""

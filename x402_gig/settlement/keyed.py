@@ -30,9 +30,10 @@ from x402_gig.gigs.pricing import to_tokens
 from x402_gig.gigs.records import GigRecord, TokenInfo
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Terms, token_of
+from x402_gig.settlement.executed import find_executed
 from x402_gig.settlement.turns import LEASE_S, Turns
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import debts, direct, kept
+from x402_gig.store import debts, direct, funding, kept
 from x402_gig.store.direct import Draft, Fee, Started
 from x402_gig.store.engine import Connection, Ledger
 
@@ -142,6 +143,9 @@ class KeyedGigs:
     async def _recheck(self, gig: GigRecord) -> str:
         """Why it cannot be looked at."""
         try:
+            # What the reorganisation undid may be on chain again, or somebody else has executed it.
+            undone = await self.ledger.read(partial(funding.due_from, gig_id=gig.gig_id, in_token=False))
+            await find_executed(self.node, self.ledger, undone)
             block = await self._confirmed_block()
             balance = await self._balance(gig, block)
             # With whatever is due again because the reorganisation undid it.

@@ -76,6 +76,12 @@ def newest(connection: Connection, limit: int, state: str | None = None) -> list
     return [(record(row), row["prefix"]) for row in rows]
 
 
+def wallet_since(connection: Connection, gig_id: int) -> tuple[str, int]:
+    """The gig's wallet, and the block before which nothing can have come to it."""
+    wallet, since = connection.execute(select(gigs.c.wallet, gigs.c.since_block).where(gigs.c.id == gig_id)).one()
+    return wallet, since
+
+
 def since_block(connection: Connection, gig_id: int) -> int:
     return int(connection.execute(select(gigs.c.since_block).where(gigs.c.id == gig_id)).scalar_one())
 

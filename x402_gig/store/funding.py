@@ -130,10 +130,11 @@ def needs_gas(connection: Connection, move: Movement) -> bool:
     return connection.execute(_NEEDS_GAS, values).first() is not None
 
 
-def due_from(connection: Connection, gig_id: int) -> list[Movement]:
-    """All that is due out of a gig's wallet by its own transactions, oldest first, wherever it is."""
+def due_from(connection: Connection, gig_id: int, *, in_token: bool) -> list[Movement]:
+    """All that is due out of a gig's wallet, oldest first: by transactions of its own, or by authorizations."""
+    is_in_token = movements.c.asset.is_not(None) if in_token else movements.c.asset.is_(None)
     query = select(*_movement_columns()).where(
-        movements.c.source_gig == gig_id, movements.c.state == "due", movements.c.asset.is_not(None)
+        movements.c.source_gig == gig_id, movements.c.state == "due", is_in_token
     )
     return [Movement(*row) for row in connection.execute(query.order_by(movements.c.id))]
 

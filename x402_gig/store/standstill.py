@@ -37,7 +37,7 @@ def read(connection: Connection, gig_id: int, wallet: str) -> Sent:
             for slot in slots.open_slots(connection, wallet)
         ],
         closed=frozenset(connection.execute(closed).scalars()),
-        due=funding.due_from(connection, gig_id),
+        due=funding.due_from(connection, gig_id, in_token=True),
         paid_in=frozenset(connection.execute(paid).scalars()),
     )
 
