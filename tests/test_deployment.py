@@ -73,6 +73,11 @@ def test_nobody_gives_up_before_a_payment_is_settled() -> None:
     assert all(seconds(server["stop_grace_period"]) >= 2 * GRACE_S for server in SERVERS.values())
 
 
+def test_nginx_closes_a_connection_that_nobody_uses_before_the_servers_do() -> None:
+    [kept] = re.findall(r"keepalive_timeout (\w+);", NGINX)
+    assert seconds(kept) + MARGIN_S < DEFAULTS["keep_alive_s"]
+
+
 def test_no_image_runs_as_root_and_no_secret_has_a_value() -> None:
     assert re.findall(r"^USER (.+)$", DOCKERFILE, re.M) == ["10001:10001"]
     assert [name for name, service in SERVICES.items() if not ("build" in service or "user" in service)] == ["database"]

@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, cast
 
 import uvicorn
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from x402_gig import logs, settings
+from x402_gig.api.connection import Connection, raise_descriptors
 from x402_gig.app import open_server
 from x402_gig.errors import CannotStart
-from x402_gig.settings import Settings
+from x402_gig.settings import KEEP_ALIVE_S, Settings
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ BACKLOG = 2048
 # Objects made before garbage is looked for. Hardly any of ours refer to each other in circles, and at Python's 700 a
 # busy server spends 8 % of its time on looking.
 GARBAGE = 10_000
+PROTOCOL = f"{Connection.__module__}:{Connection.__qualname__}"
+CLOSING = JSONResponse({"error": "An upgrade is not possible", "reason": "bad_request"}, 400, {"Connection": "close"})
 
 
 class _Http(uvicorn.Server):
@@ -53,18 +57,23 @@ def url_of(listener: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: ASGIApp, listener: socket.socket, proxies: Sequence[str] = ()) -> AsyncIterator[None]:
+async def listening(
+    app: ASGIApp, listener: socket.socket, proxies: Sequence[str] = (), keep_alive_s: int = KEEP_ALIVE_S
+) -> AsyncIterator[None]:
     """Serve HTTP until the context ends; requests under way have ten seconds to finish.
 
     A client's address is what its connection says, but for `proxies`: of these, the last hop of `X-Forwarded-For`
     that is none of them.
     """
+    raise_descriptors()
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_config=None,
         access_log=False,
         lifespan="off",
         ws="none",
+        timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
         proxy_headers=bool(proxies),
@@ -84,7 +93,10 @@ async def serve(load: Callable[[], Settings]) -> None:
     gc.set_threshold(GARBAGE)
     loaded = load()
     with bind(loaded.host, loaded.port) as listener:
-        async with open_server(loaded) as server, listening(server.app, listener, loaded.proxies):
+        async with (
+            open_server(loaded) as server,
+            listening(server.app, listener, loaded.proxies, loaded.keep_alive_s),
+        ):
             network, intake = server.settings.network, server.seller.pay_to
             log.info("network %s, intake %s, listening on %s", network, intake, url_of(listener))
             print(f"ready {url_of(listener)}", flush=True)
@@ -92,10 +104,18 @@ async def serve(load: Callable[[], Settings]) -> None:
 
 
 def app() -> ASGIApp:
-    """For an ASGI server of one's own: `uvicorn x402_gig.serving:app --factory --workers 3`."""
+    """For workers: `uvicorn x402_gig.serving:app --factory --http x402_gig.api.connection:Connection --workers 3`."""
     gc.set_threshold(GARBAGE)
+    raise_descriptors()
     logs.configure(logging.INFO, as_json=True)
     return Worker()
+
+
+def _offers_upgrade(scope: Scope) -> bool:
+    """`Connection` lets no such request through; uvicorn's own class takes its body for another request."""
+    if all(name != b"upgrade" for name, _ in scope["headers"]):
+        return False
+    return any(name.endswith(b"connection") and b"upgrade" in value.lower() for name, value in scope["headers"])
 
 
 class Worker:
@@ -107,6 +127,9 @@ class Worker:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._live(receive, send)
+        elif _offers_upgrade(scope):
+            log.warning("a request was refused that offers an upgrade: start uvicorn with --http %s", PROTOCOL)
+            await CLOSING(scope, receive, send)
         elif self._app is not None:
             await self._app(scope, receive, send)
 

@@ -43,6 +43,8 @@ WITHOUT_DEFAULT = ("network", "commission_address")
 FIXED = ("network", "wallet_account")
 OFF = "off"
 MOST_REQUESTS = 1_000_000_000
+# Longer than balancers keep a connection that nobody uses (mostly 60 s): whoever closes first loses no request.
+KEEP_ALIVE_S = 75
 LONGEST_WINDOW_S = 366 * 24 * 3600
 RATE_FORM = f"must be such as 600/minute, 5/second or 1000 per 2 hours, or `{OFF}`"
 
@@ -204,6 +206,7 @@ class Settings(Changeable):
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] = SecretStr("")
     host: str = "127.0.0.1"
     port: int = Field(4021, ge=0, le=65535)
+    keep_alive_s: int = Field(KEEP_ALIVE_S, ge=1, le=3600)
     trusted_proxies: Annotated[str, AfterValidator(_networks)] = ""
     rate_limit_address: RateText = "600/minute"
     rate_limit_key: RateText = "600/minute"

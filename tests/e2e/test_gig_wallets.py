@@ -134,7 +134,7 @@ def key_of(shop: Victim, made: Json) -> LocalAccount:
 def replace(shop: Victim, made: Json, ours: Json, **changes: object) -> None:
     """A transaction with the nonce of ours, which is in the pool, by somebody else who has the key; at a better fee."""
     fee = int(ours["maxFeePerGas"], 16)
-    foreign = {
+    foreign: dict[str, Any] = {
         "chainId": 8453,
         "nonce": int(ours["nonce"], 16),
         "gas": int(ours["gas"], 16),

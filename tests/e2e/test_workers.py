@@ -18,6 +18,7 @@ from tests.harness import START_TIMEOUT_S, Chain, Dev, gig_terms, payment_header
 from tests.operator import PRICE
 from tests.servers import Postgres
 from x402_gig.devnet.anvil import free_port
+from x402_gig.serving import PROTOCOL
 
 WORKERS = 3
 
@@ -25,10 +26,10 @@ WORKERS = 3
 @contextmanager
 def workers(count: int, port: int, folder: Path, env: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """Uvicorn and its workers, which write to the file `log`."""
-    command = [sys.executable, "-m", "uvicorn", "x402_gig.serving:app", "--factory", "--no-proxy-headers"]
+    command = [sys.executable, "-m", "uvicorn", "x402_gig.serving:app", "--factory", "--http", PROTOCOL]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--workers", str(count), "--port", str(port)],
+            [*command, "--no-proxy-headers", "--workers", str(count), "--port", str(port)],
             env={**os.environ, **env}, cwd=folder, stdout=log, stderr=log,
         )  # fmt: skip
     try:
