@@ -151,18 +151,74 @@ def test_a_node_that_takes_too_long_is_unavailable() -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        ({"code": -32000, "message": "nonce too low"}, ("eth_blockNumber: nonce too low", -32000)),
-        ({"code": 3, "message": "reverted", "data": "0x08c379a0"}, ("eth_blockNumber: reverted", 3)),
-        ({"code": "3", "message": 5, "data": {}}, ("eth_blockNumber: 5", 0)),
-        ("no", ("eth_blockNumber: error", 0)),
-        ({"message": "x" * 500}, ("eth_blockNumber: " + "x" * 200, 0)),
+        ({"code": -32000, "message": "nonce too low"}, (-32000, "nonce too low")),
+        ({"code": 3, "message": "reverted", "data": "0x08c379a0"}, (3, "reverted")),
+        ({"code": "3", "message": 5, "data": {}}, (0, "5")),
+        ("no", (0, "")),
+        ({"message": "x" * 500}, (0, "x" * 200)),
+        ({"message": "a\nb\x1b[31m"}, (0, "a b [31m")),
     ],
 )
-def test_an_error_of_the_nodes_is_a_refusal(error: Any, expected: tuple[str, int]) -> None:
+def test_an_error_of_the_nodes_is_a_refusal_in_our_words_and_its_own_are_logged(
+    caplog: pytest.LogCaptureFixture, error: Any, expected: tuple[int, str]
+) -> None:
     with answering(200, body_of(OK | {"error": error})) as url:
         refused = failure(url)
+    code, said = expected
     assert isinstance(refused, ChainRefused)
-    assert (refused.detail, refused.code) == expected
+    assert refused.code == code
+    assert refused.detail == f"eth_blockNumber: the chain node refuses it (error {code})"
+    assert caplog.messages == [f"{refused.detail}: {said}"]
+
+
+SECRETS = {
+    "the key of the URL": (f"key {SECRET.upper()} is used up", "key … is used up"),
+    "an address of the provider's": (
+        "see https://rpc.example/v3/5f1c?key=1 and 192.0.2.1",
+        "see … and 192.0.2.1",
+    ),
+    "another key": ("Invalid API key: 9aa3d95b3bc440fa88ea12eaa4456161", "Invalid API key: …"),
+    "a token of a user's": ("project_id=12345678-1234-1234-1234-123456789012 denied", "… denied"),
+    "a signed transaction": ("already known: 0x02f8b1822105" + "ab" * 100, "already known: …"),
+    "a signature": ("invalid sender (0x" + "1f" * 65 + ")", "invalid sender (…)"),
+}
+
+
+@pytest.mark.parametrize(("text", "logged"), SECRETS.values(), ids=SECRETS.keys())
+def test_what_may_be_secret_in_a_nodes_words_is_not_logged(
+    caplog: pytest.LogCaptureFixture, text: str, logged: str
+) -> None:
+    with answering(200, body_of(OK | {"error": {"code": -32000, "message": text}})) as url:
+        failure(url)
+    assert caplog.messages == [f"eth_blockNumber: the chain node refuses it (error -32000): {logged}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the method eth_sendRawTransactionSync does not exist/is not available",
+        "insufficient funds: balance 1000000000000000000, tx cost 21000000000000001",
+        "nonce too low for 0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266: next nonce 5",
+        "execution reverted: ERC20: transfer amount exceeds balance",
+    ],
+)
+def test_what_helps_an_operator_stays_in_the_log(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    with answering(200, body_of(OK | {"error": {"code": -32000, "message": text}})) as url:
+        failure(url)
+    assert caplog.messages[0].endswith(f": {text}")
+
+
+def test_what_a_node_says_again_and_again_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def ask() -> None:
+        rpc = Rpc(url)
+        for method in ("eth_chainId", "eth_chainId", "eth_blockNumber", "eth_chainId"):
+            with pytest.raises(ChainRefused):
+                await rpc.call(method)
+        await rpc.close()
+
+    with answering(200, body_of(OK | {"error": {"code": -32000, "message": "busy"}})) as url:
+        asyncio.run(ask())
+    assert [message.split(":")[0] for message in caplog.messages] == ["eth_chainId", "eth_blockNumber"]
 
 
 def test_a_real_node_refuses_what_it_does_not_know(chain: Chain) -> None:

@@ -138,6 +138,18 @@ def test_a_fault_at_any_step_costs_nobody_anything(shop: Shop, step: str, fault:
     one.gig()
 
 
+def test_a_nodes_own_words_are_not_for_strangers(shop: Shop) -> None:
+    key = "9aa3d95b3bc440fa88ea12eaa4456161"
+    one = sale(shop.dev)
+    words = faults.refuses(-32005, f"your quota is used up: https://rpc.example/v3/{key}, key {key}")
+    with shop.proxy.broken(words):
+        ready = until(lambda: (t := shop.dev.http.get(shop.dev.url + "/readyz").text) and "chain" in t and t)
+        refused = one.post().text
+    assert "the chain node refuses it (error -32005)" in ready
+    assert [said for said in (ready, refused) if "quota" in said or key in said] == []
+    until(lambda: json.loads(shop.dev.http.get(shop.dev.url + "/readyz").text)["status"] == "ready", timeout_s=60)
+
+
 def test_whoever_watches_hears_of_a_node_that_hangs_before_he_gives_up(shop: Shop) -> None:
     """Prometheus waits for ten seconds."""
 

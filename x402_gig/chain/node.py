@@ -12,14 +12,13 @@ from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
 from x402_gig.chain.keccak import keccak
 from x402_gig.chain.keys import PrivateKey
-from x402_gig.chain.rpc import Rpc
+from x402_gig.chain.rpc import METHOD_NOT_FOUND, Rpc
 from x402_gig.errors import ChainRefused, ChainUnavailable
 from x402_gig.gigs.records import TokenInfo
 from x402_gig.payments.payment import Authorization
 
 log = logging.getLogger(__name__)
 
-METHOD_NOT_FOUND = -32601
 # What reading JSON of another shape than expected ends in.
 MALFORMED = (TypeError, ValueError, LookupError, AttributeError)
 # Two blocks of Base; what takes longer is looked for by its hash.

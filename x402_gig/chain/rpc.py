@@ -1,11 +1,14 @@
 """JSON-RPC over HTTP, with two failures: the node said no, or nothing is known."""
 
 import itertools
+import logging
 import os
+import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
@@ -30,20 +33,34 @@ def _no_certificates() -> Iterator[None]:
 with _no_certificates():
     from aiohttp import ClientResponseError, ClientSession, ClientTimeout, TCPConnector
 
+log = logging.getLogger(__name__)
+
 MAX_CONNECTIONS = 100
 # Less than nodes, and the proxies in front of them, keep a connection that nobody uses.
 KEEPALIVE_S = 4
 HEADERS = {"Content-Type": "application/json"}
+METHOD_NOT_FOUND = -32601
+LOGGED_CHARS = 200
+HIDDEN = "…"
+# URLs, and words that may be keys, signatures or signed transactions: long ones with a digit. Numbers and addresses
+# stay, and names of methods.
+_SECRET = re.compile(r"\w+://\S+|(?<![\w+/=.-])(?![\d.]+\b|0x[0-9a-fA-F]{40}\b)(?=[\w+/=.-]*\d)[\w+/=.-]{16,}")
 
 
 class Rpc:
-    """One node. Calls are counted in `calls`; the URL, which may hold a key, appears in no message."""
+    """One node. Calls are counted in `calls`; the URL, which may hold a key, appears in no message.
+
+    The node's own words appear in no error, for strangers see those. They are logged, without what may be secret.
+    """
 
     def __init__(self, url: str, *, timeout_s: float = 15) -> None:
         self._url = url
         self._timeout_s = timeout_s
         self._session: ClientSession | None = None
         self._ids = itertools.count(1)
+        self._secrets = _secrets_of(url)
+        # By method; what a node says again and again is logged once.
+        self._said: dict[str, str] = {}
         self.calls = 0
 
     async def call(self, method: str, *params: Any, timeout_s: float | None = None) -> Any:
@@ -61,7 +78,7 @@ class Rpc:
         if not isinstance(response, dict):
             raise ChainUnavailable(f"{method}: the chain node answered with something else than JSON-RPC")
         if error := response.get("error"):
-            raise _refused(method, error)
+            raise self._refused(method, error)
         if "result" not in response:
             raise ChainUnavailable(f"{method}: the chain node answered without a result")
         return response["result"]
@@ -76,6 +93,24 @@ class Rpc:
         async with self._session.post(self._url, data=body, timeout=timeout, allow_redirects=False) as answer:
             return await answer.read()
 
+    def _refused(self, method: str, error: Any) -> ChainRefused:
+        fields = error if isinstance(error, dict) else {}
+        code = fields.get("code")
+        code = code if isinstance(code, int) else 0
+        said = self._without_secrets(str(fields.get("message", "")))
+        if said != self._said.get(method):
+            self._said[method] = said
+            # Some nodes lack a method that we can do without.
+            level = logging.INFO if code == METHOD_NOT_FOUND else logging.WARNING
+            log.log(level, "%s: the chain node refuses it (error %d): %s", method, code, said)
+        return ChainRefused(f"{method}: the chain node refuses it (error {code})", code)
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)
+        plain = "".join(char if char.isprintable() else " " for char in _SECRET.sub(HIDDEN, text))
+        return " ".join(plain.split())[:LOGGED_CHARS]
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -85,8 +120,9 @@ def _kind(exc: Exception) -> str:
     return f"HTTP {exc.status}" if isinstance(exc, ClientResponseError) else type(exc).__name__
 
 
-def _refused(method: str, error: Any) -> ChainRefused:
-    fields = error if isinstance(error, dict) else {}
-    message = str(fields.get("message", "error"))[:200]
-    code = fields.get("code")
-    return ChainRefused(f"{method}: {message}", code if isinstance(code, int) else 0)
+def _secrets_of(url: str) -> list[str]:
+    """The parts of a URL that may be a key, the longest first."""
+    parts = urlsplit(url)
+    values = [value for _, value in parse_qsl(parts.query)]
+    found = [parts.netloc, parts.hostname, parts.username, parts.password, *parts.path.split("/"), *values]
+    return sorted({part for part in found if part and len(part) >= 4}, key=len, reverse=True)
