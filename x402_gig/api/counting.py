@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 # Of somebody who is forgotten for newer ones, counting begins again. 50,000 of them take about 15 MB.
 MAX_COUNTED = 50_000
+# A /48 of IPv6 is one site or many subscribers of a mobile network: it has the limit of so many addresses.
+ADDRESSES_OF_A_SITE = 16
 # So long everybody is counted in memory after Redis did not answer, instead of waiting for it.
 REDIS_PAUSE_S = 5
 
@@ -61,19 +63,27 @@ class Limiter:
     """Counts in `shared` while it answers, else in memory: limits are no reason to sell nothing."""
 
     def __init__(self, by_address: Rate | None, by_key: Rate | None, shared: SharedCounts | None = None) -> None:
-        self._by_address = by_address
+        by_site = by_address and Rate(by_address.amount * ADDRESSES_OF_A_SITE, by_address.seconds)
+        self._by_network = (by_address, by_site)
         self._by_key = by_key
         self._shared = shared
         self._memory = MemoryCounts()
         self._shared_again_at = 0.0
         self.problem = ""
 
-    async def count(self, key_id: int | None, address: str) -> None:
-        """One request more, of the key where there is one. Raises TooManyRequests."""
-        rate = self._by_address if key_id is None else self._by_key
-        if rate is None:
+    async def count(self, key_id: int | None, *networks: str) -> None:
+        """One request more: of the key where there is one, else of each network, the narrow one before the wide one.
+
+        What a narrow network may not do does not count for the wide one. Raises TooManyRequests.
+        """
+        if key_id is not None:
+            await self._count(self._by_key, f"key:{key_id}")
             return
-        wait_s = await self._wait_s(rate, f"address:{address}" if key_id is None else f"key:{key_id}")
+        for rate, network in zip(self._by_network, networks, strict=False):
+            await self._count(rate, f"address:{network}")
+
+    async def _count(self, rate: Rate | None, name: str) -> None:
+        wait_s = await self._wait_s(rate, name) if rate else None
         if wait_s is not None:
             raise TooManyRequests(max(1, math.ceil(wait_s)))
 

@@ -1,7 +1,7 @@
 """Who asks, and whether they ask too often: a pure-ASGI middleware around the API, and nothing else of the server."""
 
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,8 +13,6 @@ from x402_gig.errors import GigError
 
 LIMITED = "/api/"
 LONGEST_ADDRESS = 100
-# The /64 of an IPv6 address: a subscriber has at least that much.
-NETWORK = 0xFFFF_FFFF_FFFF_FFFF << 64
 
 
 class Limits:
@@ -35,7 +33,7 @@ class Limits:
         presented = [value.decode("latin-1") for name, value in scope["headers"] if name == HEADER]
         try:
             key = await self._keys.find(presented) if presented else None
-            await self._limiter.count(key.id if key else None, address_of(scope))
+            await self._limiter.count(key.id if key else None, *networks_of(scope))
         except GigError as exc:
             await answer_gig_error(Request(scope), exc)(scope, receive, send)
             return
@@ -43,19 +41,22 @@ class Limits:
         await self._app(scope, receive, send)
 
 
-def address_of(scope: Scope) -> str:
-    """Whoever is counted as one: an IPv4 address, or a network of IPv6. All who have neither are one, too."""
+def networks_of(scope: Scope) -> tuple[str, ...]:
+    """By what a client is counted: an IPv4 address, or the /64 and the /48 of an IPv6 address.
+
+    All who have neither are one client.
+    """
     client = scope.get("client")
     host = client[0] if client else ""
-    return _network_of(host if len(host) <= LONGEST_ADDRESS else "")
+    return _networks_of(host if len(host) <= LONGEST_ADDRESS else "")
 
 
 @lru_cache(maxsize=4096)
-def _network_of(host: str) -> str:
+def _networks_of(host: str) -> tuple[str, ...]:
     try:
         address = ip_address(host)
     except ValueError:
-        return "none"
-    if isinstance(address, IPv6Address):
-        return str(address.ipv4_mapped or IPv6Address(int(address) & NETWORK))
-    return str(address)
+        return ("none",)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return tuple(f"{IPv6Address(int(address) >> rest << rest)}/{128 - rest}" for rest in (64, 80))
+    return (str(address if isinstance(address, IPv4Address) else address.ipv4_mapped),)

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from x402_gig.api.counting import Limiter
 from x402_gig.api.errors import answer_bug, answer_gig_error
 from x402_gig.api.keys import HEADER
-from x402_gig.api.limits import address_of
+from x402_gig.api.limits import networks_of
 from x402_gig.errors import GigError
 from x402_gig.payments.gate import PAYMENT_HEADERS
 
@@ -31,7 +31,7 @@ class Shortcut:
             await self.app(scope, receive, send)
             return
         try:
-            await self._limiter.count(None, address_of(scope))
+            await self._limiter.count(None, *networks_of(scope))
             await self._paywall(scope, receive, send)
         except GigError as exc:
             await answer_gig_error(Request(scope), exc)(scope, receive, send)

@@ -17,7 +17,7 @@ from x402_gig.api.cors import Cors
 from x402_gig.api.counting import Limiter
 from x402_gig.api.errors import HANDLERS
 from x402_gig.api.keys import Keys, key_of
-from x402_gig.api.limits import Limits, address_of
+from x402_gig.api.limits import Limits, networks_of
 from x402_gig.settings import Rate
 from x402_gig.store import api_keys
 from x402_gig.store.api_keys import ApiKey
@@ -180,7 +180,7 @@ def test_without_its_ledger_a_key_is_neither_right_nor_wrong(client: Client) -> 
     ],
 )
 def test_these_addresses_are_counted_as_one(one: str, other: str) -> None:
-    assert address_of({"client": (one, 1)}) == address_of({"client": (other, 2)})
+    assert networks_of({"client": (one, 1)}) == networks_of({"client": (other, 2)})
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,16 @@ def test_these_addresses_are_counted_as_one(one: str, other: str) -> None:
     [("2001:db8::1", "2001:db8:0:1::1"), ("192.0.2.1", "192.0.2.2"), ("::ffff:192.0.2.1", "::ffff:192.0.2.2")],
 )
 def test_these_addresses_are_counted_as_two(one: str, other: str) -> None:
-    assert address_of({"client": (one, 1)}) != address_of({"client": (other, 1)})
+    assert networks_of({"client": (one, 1)}) != networks_of({"client": (other, 1)})
+
+
+def test_a_site_of_ipv6_may_do_what_sixteen_subscribers_may(client: Client) -> None:
+    """Those who ask more often than a subscriber may take nothing from their neighbours."""
+    assert client.statuses(50, address="2001:db8:5:ffff::1").count(429) == 47
+    statuses = [client.get(address=f"2001:db8:5:{n:x}::1").status_code for n in range(50)]
+    assert statuses == [200] * (16 * 3 - 3) + [429] * 5
+    assert client.statuses(1, address="2001:db8:6::1") == [200]
 
 
 def test_who_has_no_address_is_counted_too() -> None:
-    assert address_of({"client": None}) == address_of({}) == address_of({"client": ("", 0)})
+    assert networks_of({"client": None}) == networks_of({}) == networks_of({"client": ("", 0)})
