@@ -225,8 +225,10 @@ def sends_funding(_: int) -> Condition:
 
 
 def looks_at_intake(_: int) -> Condition:
-    """The balance that is asked for before each funding."""
-    return lambda request: BALANCE_OF in data_of(request) and TRANSFER not in data_of(request)
+    """The balance that is asked for before each funding, of a contract that is there."""
+    return lambda request: (
+        "to" in request["params"][0] and BALANCE_OF in data_of(request) and TRANSFER not in data_of(request)
+    )
 
 
 # Moments of a call

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
+from sqlalchemy import update
+
+from x402_gig.store import tables
 
 if TYPE_CHECKING:
     from tests.servers import Postgres
@@ -102,3 +106,17 @@ def locked(url: str) -> Iterator[None]:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")
+
+
+@contextmanager
+def all_looked_at() -> Iterator[None]:
+    """Of ledgers that are made within and have no chain: their gigs get wallets as if all had been looked at."""
+
+    def make_all(connection: Any) -> None:
+        make(connection)
+        connection.execute(update(tables.gig_ids).values(looked_to=10**9))
+
+    make = tables.make
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "make", make_all)
+        yield

@@ -39,6 +39,7 @@ from x402_gig.settlement.gig_wallet import GigWallet
 from x402_gig.settlement.head import Head
 from x402_gig.settlement.keyed import KeyedGigs
 from x402_gig.settlement.leases import FUNDING, Leases
+from x402_gig.settlement.lookahead import LookAhead
 from x402_gig.settlement.payouts import Payouts
 from x402_gig.settlement.reconciler import Reconciler
 from x402_gig.settlement.relayer import Relayer
@@ -93,6 +94,7 @@ class Server:
     leases: Leases
     following: Following
     payouts: Payouts
+    lookahead: LookAhead
     client: "FacilitatorClient | None" = field(init=False, default=None)
     redis_turns: "RedisTurns | None" = field(init=False, default=None)
     keyed: KeyedGigs = field(init=False)
@@ -230,6 +232,8 @@ class Server:
             await preflight.bind_ledger(self.node, self.ledger, self.wallets, self.settings.reorg_depth)
         await self._agree()
         await preflight.check_relayers(self.ledger, wallets)
+        # Before anything is settled: a gig that is made needs a wallet that was looked at.
+        await self.lookahead.begin()
         # Before anything is signed: has money left the intake without this ledger knowing?
         await self.watcher.catch_up()
         await preflight.check_not_halted(self.ledger)
@@ -252,6 +256,7 @@ class Server:
                 group.create_task(self.watcher.run(WATCH_INTERVAL_S), name="watcher"),
                 group.create_task(self.dispatcher.run(), name="dispatcher"),
                 group.create_task(self.payouts.serve(), name="payouts"),
+                group.create_task(self.lookahead.run(), name="wallets"),
                 group.create_task(self.reconciler.run(RECONCILE_INTERVAL_S), name="reconciler"),
             ]
             try:
@@ -319,6 +324,7 @@ class Server:
         warnings = {
             "funding": self.funding.problem,
             "payouts": self.payouts.problem,
+            "wallets": self.lookahead.problem,
             "relayers": self.leases.problem,
             "clock": self.clock.problem,
             "redis": await self.limiter.look(),
@@ -398,6 +404,7 @@ def build(settings: Settings, ledger: Ledger, extra_products: Sequence[Product] 
         leases=leases,
         following=Following(ledger, rules, settings.max_timeout_s),
         payouts=Payouts(ledger, node, wallets, leases, gig_wallet),
+        lookahead=LookAhead(ledger, node, wallets, settings.reorg_depth),
     )
 
 

@@ -17,6 +17,7 @@ from mnemonic import Mnemonic
 from pytest_benchmark.fixture import BenchmarkFixture
 from starlette.types import Message, Scope
 
+from tests import ledgers
 from tests.harness import CREATE, gig_terms
 from tests.unit.chain.examples import AUTHORIZATION, PAYER_ACCOUNT, TOKEN, moved, used
 from tests.unit.payments.examples import NOW, SELLER, USDC, document, encoded
@@ -170,7 +171,8 @@ def test_derive_a_gigs_wallet(benchmark: BenchmarkFixture) -> None:
 @pytest.fixture
 def write(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """A commit to a ledger on disk, as `serve` makes them."""
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with ledgers.all_looked_at():
+        ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
     with asyncio.Runner() as runner:
         yield lambda work: runner.run(ledger.write(work))
     ledger.close()

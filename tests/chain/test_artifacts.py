@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGED = ("x402_gig/chain/Batcher.json", "x402_gig/devnet/LocalUSDC.json")
+PACKAGED = ("x402_gig/chain/Batcher.json", "x402_gig/chain/UsedWallets.json", "x402_gig/devnet/LocalUSDC.json")
 
 
 def test_packaged_contracts_are_what_the_sources_compile_to(tmp_path: Path) -> None:

@@ -218,21 +218,6 @@ def test_a_seed_that_started_gigs_needs_the_ledger_that_knows_them(tmp_path: Pat
     assert "this seed has funded gigs before" in fresh.stderr
 
 
-def test_a_ledger_that_has_forgotten_a_gig_does_not_give_its_wallet_to_another(tmp_path: Path) -> None:
-    """An old backup: the gig that it does not know has been funded since."""
-    with opened(tmp_path) as (shop, _, creator):
-        odd = deploy(shop, "OddToken")
-        backup = ledgers.copy(shop.ledger, tmp_path)
-        forgotten = creator.funded(odd)
-        shop.stop()
-        shop.environment["X402_GIG_DATABASE_URL"] = backup
-        shop.start()
-
-        refused = creator.post(CREATE, gig_terms(token_address=odd.address))
-        assert (refused.status_code, refused.json()["reason"]) == (503, "unavailable")
-        assert creator.create(odd.address)["gig_wallet_address"] != forgotten["gig_wallet_address"]
-
-
 def test_a_halted_server_creates_and_starts_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as (shop, _, creator):
         made = creator.funded(usdc_of(shop))

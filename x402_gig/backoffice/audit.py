@@ -90,7 +90,7 @@ class Audit:
             totals=Totals.of(books, history, await history.balance()),
             keyed_gigs=sum(gig.state == "live" for gig in books.keyed.values()),
             differences=[*money, *rows, *keyed, *halted],
-            notes=list(dict.fromkeys(self.notes)),
+            notes=list(dict.fromkeys([*self.notes, *map(str, books.skips)])),
         )
 
     async def _books(self) -> tuple[Books, Block]:

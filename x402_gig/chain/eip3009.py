@@ -165,9 +165,9 @@ def _is(log: Mapping[str, Any], topic: str) -> bool:
 def _transfer(before: Mapping[str, Any] | None, log: Mapping[str, Any]) -> TokenTransfer:
     nonce = before["topics"][2].lower() if before is not None and _authorizes(before, log) else None
     return TokenTransfer(
-        payer=_address_in(log["topics"][1]),
+        payer=address_in(log["topics"][1]),
         nonce=nonce,
-        payee=_address_in(log["topics"][2]),
+        payee=address_in(log["topics"][2]),
         value=int(log["data"], 16),
         transaction=log["transactionHash"].lower(),
         log_index=int(log["logIndex"], 16) - (nonce is not None),
@@ -181,9 +181,9 @@ def _authorizes(used: Mapping[str, Any], moved: Mapping[str, Any]) -> bool:
         _is(used, AUTHORIZATION_USED_TOPIC)
         and used["transactionHash"] == moved["transactionHash"]
         and int(used["logIndex"], 16) + 1 == int(moved["logIndex"], 16)
-        and _address_in(used["topics"][1]) == _address_in(moved["topics"][1])
+        and address_in(used["topics"][1]) == address_in(moved["topics"][1])
     )
 
 
-def _address_in(topic: str) -> str:
+def address_in(topic: str) -> str:
     return "0x" + topic[-40:].lower()

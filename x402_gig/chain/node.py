@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from x402_gig.chain import batcher, eip3009, erc20, rlp
+from x402_gig.chain import batcher, eip3009, erc20, rlp, used_wallets
 from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
 from x402_gig.chain.keccak import keccak
 from x402_gig.chain.keys import PrivateKey
 from x402_gig.chain.rpc import METHOD_NOT_FOUND, Rpc
+from x402_gig.chain.used_wallets import Trace
 from x402_gig.errors import ChainRefused, ChainUnavailable
 from x402_gig.gigs.records import TokenInfo
 from x402_gig.payments.payment import Authorization
@@ -301,6 +302,26 @@ class Node:
             raise ChainUnavailable("the chain node's logs are malformed") from None
         # Anybody may "transfer" zero from anybody.
         return [transfer for transfer in found if transfer.value]
+
+    async def paid_accounts(self, accounts: Sequence[str], first: int, last: int) -> set[str]:
+        """Those of these that were sent any ERC-20 in a range of blocks, both ends included."""
+        where = {"fromBlock": hex(first), "toBlock": hex(last)}
+        topics = [eip3009.TRANSFER_TOPIC, None, [_topic(account) for account in accounts]]
+        logs = await self.rpc.call("eth_getLogs", {**where, "topics": topics})
+        try:
+            return {eip3009.address_in(log["topics"][2]) for log in erc20.plain_transfers(logs) if int(log["data"], 16)}
+        except MALFORMED:
+            raise ChainUnavailable("the chain node's logs are malformed") from None
+
+    async def used_wallets(self, intake: str, traces: Sequence[Trace], block: Block) -> list[bool]:
+        """Of gigs' wallets: did each send a transaction, hold USDC or gas money, or have one of its nonces used?"""
+        data = used_wallets.call_data(self.token.address, intake, traces)
+        call = {"data": "0x" + data.hex(), "gas": hex(used_wallets.GAS)}
+        returned = _bytes(await self.rpc.call("eth_call", call, _exactly(block)))
+        try:
+            return used_wallets.read_answer(returned, len(traces))
+        except ValueError:
+            raise ChainUnavailable("eth_call: the chain node's answer is not about gigs' wallets") from None
 
     async def executed(self, payer: str, nonce: str, first: int) -> list[TokenTransfer]:
         """What an authorization moved, if it was executed in this block or later."""

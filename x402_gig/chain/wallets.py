@@ -1,6 +1,7 @@
 """All wallets of the server, from one BIP-39 seed by BIP-32 paths (BIP-44 coin 60). Nothing here prints a key."""
 
 import hmac
+from functools import lru_cache
 
 from mnemonic import Mnemonic
 from msgspec import Struct
@@ -42,6 +43,8 @@ class Wallets:
         self._gigs = _branch(seed, f"44'/60'/0'/{account}")
         self._relayers = _branch(seed, f"44'/60'/1'/{account}")
         self.intake = _child(_branch(seed, "44'/60'/2'/0"), account)
+        # The wallet's address. It is asked for when the wallet is looked at, and again when its gig is sold.
+        self.gig_address = lru_cache(maxsize=8192)(self._gig_address)
 
     def relayer(self, index: int) -> Wallet:
         return _child(self._relayers, index)
@@ -50,8 +53,8 @@ class Wallets:
         """The wallet that belongs to one gig for ever."""
         return _child(self._gigs, _checked_id(gig_id))
 
-    def gig_address(self, gig_id: int) -> str:
-        """The wallet's, from public keys alone: making its private key takes longer than that."""
+    def _gig_address(self, gig_id: int) -> str:
+        """From public keys alone: making its private key takes longer than that."""
         tweak = _digest(self._gigs, _checked_id(gig_id))[:32]
         return address_of(public_plus(self._gigs.key.public, tweak))
 

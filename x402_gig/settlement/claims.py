@@ -80,7 +80,8 @@ def decide(connection: Connection, shop: Shop, wanted: Reservation, evidence: Ev
     settled = deposits.settle(connection, shop, [key.nonce])
     mine = payments.find(connection, key)
     if mine is None or mine.payment_id not in settled:
-        return Unknown("The deposit of this payment belongs to something else")
+        # It was not written down for want of a gig, or its deposit is another's.
+        return Unknown(STILL_SETTLING)
     PaymentLog(log, mine.payment_id).info("claims the deposit in %s", deposit["transaction"])
     return settled[mine.payment_id]
 

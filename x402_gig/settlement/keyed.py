@@ -27,7 +27,7 @@ from x402_gig.errors import (
 )
 from x402_gig.gigs import lifecycle
 from x402_gig.gigs.pricing import to_tokens
-from x402_gig.gigs.records import GigRecord, TokenInfo
+from x402_gig.gigs.records import GigRecord
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Terms, token_of
 from x402_gig.settlement.executed import find_executed
@@ -86,7 +86,6 @@ class KeyedGigs:
             since_block=max(0, number - self.reorg_depth),
         )
         gig_id, wallet = await self.ledger.write(lambda c: direct.create(c, self.wallets.gig_address, draft))
-        await self._check_unused(gig_id, wallet, offer.token)
         log.info("gig %d created with key %d, to be funded with %s", gig_id, key_id, offer.token.symbol)
         return self.shop.created(gig_id, wallet, offer) | {"tx_data": _tx_data(wallet, offer.price.total_units)}
 
@@ -94,20 +93,6 @@ class KeyedGigs:
         """What funds a gig that is not started."""
         total = to_tokens(gig.total_units, gig.token.decimals)
         return {"total_amount": total, "tx_data": _tx_data(gig.wallet, gig.total_units)}
-
-    async def _check_unused(self, gig_id: int, wallet: str, token: TokenInfo) -> None:
-        """A wallet belongs to one gig for ever: one that was used belongs to a gig that this ledger has forgotten."""
-        try:
-            used = await self.node.nonce(wallet) or await self.node.token_balance(
-                token.address, wallet, await self.node.head()
-            )
-        except Unavailable:
-            await self.ledger.write(lambda c: direct.cancel(c, gig_id))
-            raise
-        if used:
-            await self.ledger.write(lambda c: direct.cancel(c, gig_id))
-            log.critical("gig %d: its wallet %s has been used before: an old backup?", gig_id, wallet)
-            raise Unavailable("No gig can be created at the moment: the operator must look into the ledger")
 
     async def start(self, key_id: int, gig_id: int) -> None:
         """Start a funded gig, once.

@@ -5,12 +5,12 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from x402_gig.chain import batcher, eip3009
-from x402_gig.chain.batcher import Call
-from x402_gig.chain.node import READ_GAS, Block, Node
+from x402_gig.chain import batcher
+from x402_gig.chain.node import Block, Node
 from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import CannotStart, LeaseLost
 from x402_gig.settlement.leases import Leases
+from x402_gig.settlement.lookahead import used_wallets
 from x402_gig.settlement.relayer import Batch, Relayer
 from x402_gig.store import binding, slots
 from x402_gig.store.binding import Binding, Cursor
@@ -19,12 +19,9 @@ from x402_gig.store.leases import held_now
 
 log = logging.getLogger(__name__)
 
-# Nonces cost a hash each and wallets a derivation.
-REWARDS_CHECKED = 1000
+# A wallet costs a derivation.
 WALLETS_CHECKED = 100
-CHUNK = 250
-# Each takes a call of its own.
-SENDERS_CHECKED = 20
+WALLETS_LOOKED_AT = 1000
 DEPLOY_GAS = 3_000_000
 DEPLOY_TIMEOUT_S = 60
 DEPLOY_PAUSE_S = 0.5
@@ -131,14 +128,15 @@ async def bind_ledger(node: Node, ledger: Ledger, wallets: Wallets, reorg_depth:
     several servers start at once, the first one does it.
     """
     ours = await _binding(node, wallets)
-    if not await _are_unused(node, wallets) and await ledger.read(binding.bound_to) is None:
+    head = await node.head()
+    used = await used_wallets(node, wallets, range(1, WALLETS_LOOKED_AT + 1), head, head.number + 1)
+    if used and await ledger.read(binding.bound_to) is None:
         raise CannotStart(
             [
                 "The ledger is empty but this seed has funded gigs before: restore the ledger's backup, or set "
                 "another X402_GIG_WALLET_ACCOUNT"
             ]
         )
-    head = await node.head()
     start = await node.block(max(0, head.number - reorg_depth)) or head
     balance = await node.balance_of(ours.intake, head) - await _moved_since(node, start, head, ours.intake)
 
@@ -178,20 +176,3 @@ async def check_not_halted(ledger: Ledger) -> None:
     """The intake moved nothing that the ledger does not know of. Raises CannotStart."""
     if halt := await ledger.read(binding.funding_halt):
         raise CannotStart([f'{halt}. Restore the newest ledger, or see "When it is halted" in docs/operations.md'])
-
-
-async def _are_unused(node: Node, wallets: Wallets) -> bool:
-    """A gig wallet belongs to one gig for ever: with a fresh ledger, none may have been funded or have paid."""
-    addresses = [wallets.gig_address(gig_id) for gig_id in range(1, WALLETS_CHECKED + 1)]
-    ours = [(wallets.intake.address, wallets.reward_nonce(gig_id)) for gig_id in range(1, REWARDS_CHECKED + 1)]
-    ours += [(address, wallets.fee_nonce(gig_id)) for gig_id, address in enumerate(addresses, 1)]
-    for start in range(0, len(ours), CHUNK):
-        calls = [
-            Call(node.token.address, READ_GAS, eip3009.authorization_state_call(payer, nonce))
-            for payer, nonce in ours[start : start + CHUNK]
-        ]
-        _, results = await node.simulate(calls)
-        if any(not result.success or result.number for result in results):
-            return False
-    # Other tokens leave a gig's wallet by transactions.
-    return not any(await asyncio.gather(*map(node.nonce, addresses[:SENDERS_CHECKED])))

@@ -6,7 +6,9 @@ from typing import TypeVar
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
+from x402_gig.store import gig_ids
 from x402_gig.store.binding import Cursor
+from x402_gig.store.gig_ids import Skip
 from x402_gig.store.slots import PAYOUT
 from x402_gig.store.tables import (
     attempts,
@@ -116,7 +118,7 @@ class Books(Struct, frozen=True):
     `cursor`: every deposit up to there is in it. `commissions`: the living (payment, movement) pairs.
 
     `signed`: the movements that were in a transaction of ours. `unlike_journal`: the payments whose newest entry in
-    the journal is another state than theirs.
+    the journal is another state than theirs. `skips`: the ids that were given to no gig.
     """
 
     start_number: int
@@ -134,6 +136,7 @@ class Books(Struct, frozen=True):
     commissions: Sequence[tuple[int, int]]
     signed: frozenset[int]
     unlike_journal: frozenset[int]
+    skips: Sequence[Skip]
 
     @property
     def begin(self) -> int:
@@ -163,6 +166,7 @@ def read_books(connection: Connection) -> Books:
         ],
         signed=frozenset(connection.execute(select(slot_movements.c.movement_id)).scalars()),
         unlike_journal=_unlike_journal(connection),
+        skips=gig_ids.skips(connection),
     )
 
 

@@ -188,9 +188,3 @@ def give_back(connection: Connection, gig: GigRecord, units: int) -> None:
     """So much of its surplus is spoken for; a gig that is not live is cancelled by that."""
     left = {"surplus": max(0, gig.surplus_units - units)} if gig.state == "live" else {"state": "cancelled"}
     connection.execute(update(gigs).where(gigs.c.id == gig.gig_id).values(left))
-
-
-def cancel(connection: Connection, gig_id: int) -> bool:
-    """It cannot be started any more; False when it was."""
-    cancelled = update(gigs).where(gigs.c.id == gig_id, gigs.c.state == "created").values(state="cancelled")
-    return connection.execute(cancelled).rowcount == 1

@@ -19,14 +19,14 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
 )
 
+from x402_gig.errors import Unavailable
 from x402_gig.gigs.listing import GigQuery, Page
 from x402_gig.gigs.pricing import USDC_DECIMALS, USDC_SYMBOL
 from x402_gig.gigs.records import GigRecord, TokenInfo
 from x402_gig.payments.order import Purchase
-from x402_gig.store import funding
+from x402_gig.store import funding, gig_ids
 from x402_gig.store.tables import commissions, gig_deposits, gigs, movements, payments
 
 # A page is looked for among so many ids first, right below where it begins: mostly they fill it.
@@ -43,15 +43,18 @@ class GigShelf:
         self._connection = connection
         self._wallet_of = wallet_of
         self._reward_nonce_of = reward_nonce_of
-        self._ids = deque(_new_ids(connection, most))
+        ids = gig_ids.standing(connection)
+        self._ids, self._looked_to = deque(range(ids.next, ids.next + most)), ids.looked_to
         self._gigs: list[funding.Row] = []
         self._rewards: list[funding.Row] = []
 
     def add(
         self, purchase: Purchase, *, reward_units: int, commission_units: int, start_at: int, end_at: int
     ) -> tuple[int, str]:
-        """Make the gig and note that its reward is due; its id and its wallet's address."""
+        """Make the gig and note that its reward is due; its id and its wallet's address. Raises Unavailable."""
         gig_id = self._ids.popleft()
+        if gig_id > self._looked_to:
+            raise Unavailable(gig_ids.NOT_LOOKED_AT)
         wallet = self._wallet_of(gig_id)
         usdc = TokenInfo(purchase.terms.get("token_address", ""), USDC_SYMBOL, USDC_DECIMALS)
         values = {
@@ -72,6 +75,7 @@ class GigShelf:
 
     def write(self) -> None:
         if self._gigs:
+            gig_ids.take(self._connection, self._gigs[-1]["id"])
             self._connection.execute(_INSERT, self._gigs)
             funding.add_all(self._connection, self._rewards)
 
@@ -85,24 +89,17 @@ def open_shelf(connection: Connection, most: int, wallet_of: WalletOf, reward_no
 
 
 _INSERT = insert(gigs)
-# Read once for a batch on SQLite, where the rows themselves move it on.
-_SEQUENCE = text("select seq from sqlite_sequence where name = 'gigs'")
-_TAKE_IDS = text("select nextval(pg_get_serial_sequence('gigs', 'id')) from generate_series(1, :number)")
-
-
-def _new_ids(connection: Connection, number: int) -> Sequence[int]:
-    """Of the next gigs: never given out before, for wallets and nonces follow from them."""
-    if connection.dialect.name == "postgresql":
-        return connection.execute(_TAKE_IDS, {"number": number}).scalars().all()
-    first = (connection.execute(_SEQUENCE).scalar() or 0) + 1
-    return range(first, first + number)
 
 
 def insert_gig(
     connection: Connection, wallet_of: WalletOf, terms: Mapping[str, Any], token: TokenInfo, values: Mapping[str, Any]
 ) -> tuple[int, str]:
-    """The new gig's id and its wallet."""
-    [gig_id] = _new_ids(connection, 1)
+    """The new gig's id and its wallet. Raises Unavailable when all ids that may be given out are reserved."""
+    ids = gig_ids.standing(connection)
+    if not ids.room:
+        raise Unavailable(gig_ids.NOT_LOOKED_AT)
+    gig_id = ids.next
+    gig_ids.take(connection, gig_id)
     wallet = wallet_of(gig_id)
     connection.execute(_INSERT, _row(terms, token, {**values, "id": gig_id, "wallet": wallet}))
     return gig_id, wallet

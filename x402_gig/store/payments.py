@@ -33,7 +33,7 @@ from x402_gig.payments.checkout import Known
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import Authorization, Payment, PaymentKey
-from x402_gig.store import journal, states
+from x402_gig.store import gig_ids, journal, states
 from x402_gig.store.engine import InsertIgnore, Ledger
 from x402_gig.store.tables import aliases, deposits, payments, slot_payments, slots
 from x402_gig.store.tables import journal as journal_rows
@@ -193,11 +193,14 @@ def write_down(connection: Connection, wanted: Sequence[Reservation], broadcasts
 
     One whose buyer has an abandoned payment for the same terms becomes a name of that one here at the latest: a
     mark that was set while it was on its way to this transaction is seen.
+
+    Those for which there is no gig in store (see `gig_ids`) are left out: nothing may be sent for them.
     """
     now = int(time.time())
     ordered = sorted(wanted, key=lambda r: r.key)
     inherited = _inherited(connection, ordered, now)
     new = [_new_row(r, now, broadcasts) for r in ordered if r.key not in inherited]
+    new = new[: gig_ids.room(connection)] if new else []
     if not new:
         return {}
     ids = _ids_by_key(_INSERT(connection, new))

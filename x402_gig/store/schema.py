@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 # Of `tables`: the newest of store/migrations.
-REVISION = "0008"
+REVISION = "0009"
 # Alembic's own table.
 version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 

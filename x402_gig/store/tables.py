@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    insert,
 )
 
 
@@ -348,6 +349,27 @@ gigs = Table(
     sqlite_autoincrement=True,
 )
 
+# Which id the next gig gets, and up to which id the wallets were looked at. One row.
+gig_ids = Table(
+    "gig_ids",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("next", BigInteger, nullable=False),
+    Column("looked_to", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+# Ids that are given to no gig: the wallet of the last one of each row was used by a gig that this ledger does not know,
+# and those below it were given out before.
+skipped_ids = Table(
+    "skipped_ids",
+    metadata,
+    Column("first", BigInteger, primary_key=True, autoincrement=False),
+    Column("last", BigInteger, nullable=False),
+    Column("wallet", Hex, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
 # What came to the wallet of a gig that was created with a key.
 gig_deposits = Table(
     "gig_deposits",
@@ -395,3 +417,4 @@ def make(connection: Connection) -> None:
         if "where" in index.info:
             index.dialect_options[connection.dialect.name]["where"] = index.info["where"]
     metadata.create_all(connection)
+    connection.execute(insert(gig_ids).values(id=1, next=1, looked_to=0))

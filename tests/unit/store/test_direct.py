@@ -75,14 +75,8 @@ def test_a_start_counts_once(db: Connection, gig: GigRecord) -> None:
 
 
 def test_a_cancelled_gig_is_never_started(db: Connection, gig: GigRecord) -> None:
-    assert direct.cancel(db, gig.gig_id)
+    direct.give_back(db, gig, 0)
     assert not direct.go_live(db, gig, turn(db, gig), started(), FEE)
-    assert not direct.cancel(db, gig.gig_id)
-
-
-def test_a_started_gig_cannot_be_cancelled(db: Connection, gig: GigRecord) -> None:
-    direct.go_live(db, gig, turn(db, gig), started(), FEE)
-    assert not direct.cancel(db, gig.gig_id)
 
 
 def test_nothing_leaves_its_wallet_while_its_funding_is_off_the_chain(db: Connection, gig: GigRecord) -> None:

@@ -14,8 +14,9 @@ from tests.unit.payments.examples import NOW, PRICE
 from tests.unit.store.conftest import DATABASES
 from tests.unit.store.examples import ASSET, COMMISSION, REWARD, address, key, word
 from x402_gig.payments.outcome import Rejected, Settled
-from x402_gig.store import binding, deposits, engine, funding, kept, payments, slots, tables
+from x402_gig.store import binding, deposits, engine, funding, gig_ids, kept, payments, slots, tables
 from x402_gig.store.engine import Ledger
+from x402_gig.store.gig_ids import Standing
 
 on_sqlite = pytest.mark.parametrize("old", ["sqlite"], indirect=True)
 MIGRATIONS = Path(engine.__file__).parent / "migrations"
@@ -269,3 +270,8 @@ def test_ids_go_on_after_the_last_one(upgraded: Connection, name: str) -> None:
     query = f"select seq from sqlite_sequence where name = '{name}'"
     sequence = text(query if is_sqlite else f"select last_value from {name}_id_seq")
     assert upgraded.execute(sequence).scalar_one() >= last
+
+
+def test_the_next_gig_goes_on_after_the_last_one_and_only_once_its_wallet_was_looked_at(upgraded: Connection) -> None:
+    assert gig_ids.standing(upgraded) == Standing(next=2, looked_to=1, reserved=1)
+    assert gig_ids.room(upgraded) == 0
