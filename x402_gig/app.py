@@ -35,6 +35,7 @@ from x402_gig.settlement.clock import ChainClock
 from x402_gig.settlement.dispatcher import Dispatcher, Queue
 from x402_gig.settlement.following import Following
 from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.gas import GasMoney
 from x402_gig.settlement.gig_wallet import GigWallet
 from x402_gig.settlement.head import Head
 from x402_gig.settlement.keyed import KeyedGigs
@@ -95,6 +96,7 @@ class Server:
     following: Following
     payouts: Payouts
     lookahead: LookAhead
+    gas: GasMoney = field(init=False)
     client: "FacilitatorClient | None" = field(init=False, default=None)
     redis_turns: "RedisTurns | None" = field(init=False, default=None)
     keyed: KeyedGigs = field(init=False)
@@ -119,6 +121,7 @@ class Server:
         self.dispatcher = Dispatcher(self.relayers, self.leases, queues, self.funding)
         for queue in queues:
             queue.wake = self.dispatcher.wake
+        self.gas = GasMoney(self.relayers)
         self.keyed = self._keyed_gigs()
         self.limiter = self._limiter()
         self.checkout = Checkout(
@@ -226,7 +229,6 @@ class Server:
             await self.client.check_support(self.seller.network.caip2)
         if self.settings.network == "devnet":
             await give_gas(self.node.rpc, [wallet.address for wallet in wallets])
-        await preflight.check_gas(self.relayers)
         await preflight.ensure_batcher(self.node, self.relayers, self.leases)
         if not is_bound:
             await preflight.bind_ledger(self.node, self.ledger, self.wallets, self.settings.reorg_depth)
@@ -323,6 +325,7 @@ class Server:
             problems["halted"] = self.settling.halt
         warnings = {
             "funding": self.funding.problem,
+            "gas": self.gas.warning,
             "payouts": self.payouts.problem,
             "wallets": self.lookahead.problem,
             "relayers": self.leases.problem,
@@ -342,9 +345,8 @@ class Server:
             return {_culprit(exc): exc.detail}
 
     async def _look_at_gas(self) -> dict[str, str]:
-        if any(await asyncio.gather(*(relayer.has_gas() for relayer in self.relayers))):
-            return {}
-        return {"gas": "; ".join([await relayer.gas_report() for relayer in self.relayers])}
+        await self.gas.look()
+        return {"gas": self.gas.problem} if self.gas.problem else {}
 
     async def _look_at_token(self) -> dict[str, str]:
         """Why the token would move nothing at present."""

@@ -1,9 +1,13 @@
 """`x402-gig serve` as an operator meets it: what it refuses to start with, and what survives a restart."""
 
 import json
+import re
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -143,11 +147,38 @@ def test_relayers_need_gas(chain: Chain, tmp_path: Path) -> None:
         assert derived(seed, f"m/44'/60'/1'/0/{index}").address.lower() in said
 
 
-def test_one_relayer_with_gas_is_enough(chain: Chain) -> None:
+def test_one_relayer_with_gas_is_enough_and_the_other_one_is_named(chain: Chain) -> None:
     seed = new_seed()
-    chain.rpc("anvil_setBalance", derived(seed, "m/44'/60'/1'/0/0").address, hex(10**18))
+    rich, poor = (derived(seed, f"m/44'/60'/1'/0/{index}").address for index in range(2))
+    chain.rpc("anvil_setBalance", rich, hex(10**18))
     with served(chain, network="base", seed=seed) as shop:
         assert shop.buy(chain.buyer()).status_code == 200
+        ready = shop.http.get(shop.url + "/readyz")
+        assert (ready.status_code, list(ready.json()["warnings"])) == (200, ["gas"])
+        assert f"relayer {poor.lower()} holds 0.000000 ETH and needs" in ready.json()["warnings"]["gas"]
+        assert rich.lower() not in ready.text
+
+
+def test_the_gas_that_a_first_start_names_lasts_for_a_thousand_gigs(tmp_path: Path) -> None:
+    """The reserve stays, and the batcher is deployed: it is not on this chain yet."""
+    seed = new_seed()
+    shop = {"network": "base", "seed": seed, "relayers": 1, "database_url": ledgers.new(tmp_path)}
+    relayer = derived(seed, "m/44'/60'/1'/0/0").address
+    with devnet() as chain:
+        said = refused(chain, tmp_path, **shop)
+        named = "send it (N) ETH to have (N) that stay in reserve, N to deploy the batcher, N for 1,000 gigs"
+        [figures] = re.findall(named.replace("N", "[0-9.]+"), said)
+        figure, reserve = (int(Decimal(ether) * 10**18) for ether in figures)
+        chain.rpc("anvil_setBalance", relayer, hex(figure))
+        with served(chain, **shop) as server:
+            before = int(chain.rpc("eth_getBalance", relayer, "latest"), 16)
+            for _ in range(3):
+                bought(server, server.buyer())
+            for gig_id in (1, 2, 3):
+                server.funded(gig_id)
+            assert server.http.get(server.url + "/readyz").json()["status"] == "ready"
+            left = int(chain.rpc("eth_getBalance", relayer, "latest"), 16)
+        assert (left - reserve) / (before - left) * 3 > 1000
 
 
 def test_a_ledger_that_cannot_be_written_to_is_what_the_operator_hears_of(chain: Chain, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from x402_gig.chain import batcher
 from x402_gig.chain.node import Block, Node
 from x402_gig.chain.wallets import Wallet, Wallets
 from x402_gig.errors import CannotStart, LeaseLost
+from x402_gig.settlement.gas import check_gas
 from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.lookahead import used_wallets
 from x402_gig.settlement.relayer import Batch, Relayer
@@ -57,17 +58,13 @@ def whose(address: str, token: str, wallets: Wallets, relayers: Sequence[Wallet]
     return ours.get(address, "")
 
 
-async def check_gas(relayers: Sequence[Relayer]) -> None:
-    """One can pay for gas. Raises CannotStart when there is none."""
-    for relayer in relayers:
-        if await relayer.has_gas():
-            return
-    raise CannotStart([f"No relayer has enough gas: {await relayer.gas_report()}" for relayer in relayers])
-
-
 async def ensure_batcher(node: Node, relayers: Sequence[Relayer], leases: Leases) -> None:
-    """The batcher is at its address, deployed by us where it is missing. Raises CannotStart."""
+    """The batcher is at its address, deployed by us where it is missing, and there is gas to use it.
+
+    Raises CannotStart.
+    """
     code = await node.code(batcher.address())
+    await check_gas(relayers, deployment=0 if code else DEPLOY_GAS)
     if not code:
         if not await node.code(batcher.CREATE2_DEPLOYER):
             raise CannotStart([f"The chain has no CREATE2 deployer at {batcher.CREATE2_DEPLOYER}"])

@@ -102,7 +102,7 @@ class Relayer:
     async def has_gas(self) -> bool:
         """Enough for two full batches at the present fee? A yes is ten seconds old at most."""
         if time.monotonic() > self._has_gas_until:
-            if await self.node.native_balance(self.wallet.address) < await self._gas_needed():
+            if await self.gas_wei() < await self.gas_reserve():
                 return False
             self._has_gas_until = time.monotonic() + HAS_GAS_TTL_S
         return True
@@ -117,7 +117,8 @@ class Relayer:
             note = self.leases.out_of_gas.discard if await self.has_gas() else self.leases.out_of_gas.add
             note(self.wallet.address)
 
-    async def _gas_needed(self) -> int:
+    async def gas_reserve(self) -> int:
+        """Two full batches at the present fee, in wei: with less it sends nothing."""
         return LOW_GAS_BATCHES * batcher.MAX_TRANSACTION_GAS * (await self.market()).max_fee
 
     async def market(self) -> Fees:
@@ -125,12 +126,15 @@ class Relayer:
 
     async def gas_report(self) -> str:
         """For the operator: who holds how much of the native currency, and how much is enough."""
-        needed = Decimal(await self._gas_needed()) / WEI
+        needed = Decimal(await self.gas_reserve()) / WEI
         return f"relayer {self.wallet.address} holds {await self.gas_money():.6f} ETH and needs {needed:.6f}"
 
     async def gas_money(self) -> Decimal:
         """In ether."""
-        return Decimal(await self.node.native_balance(self.wallet.address)) / WEI
+        return Decimal(await self.gas_wei()) / WEI
+
+    async def gas_wei(self) -> int:
+        return await self.node.native_balance(self.wallet.address)
 
     async def write_down(self, purpose: str, plan: Plan) -> Slot | None:
         """Sign a batch and keep it, in the transaction in which `plan` reserves what it carries.
