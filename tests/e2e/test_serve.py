@@ -5,8 +5,6 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 

@@ -1,9 +1,10 @@
 """Money that reached the intake and belongs to no order: paid back, each deposit once."""
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, exists, func, select, update
+from sqlalchemy import Column, ColumnElement, Connection, exists, func, select, update
 
 from x402_gig.store import funding
 from x402_gig.store.deposits import is_free
@@ -33,12 +34,14 @@ class Deposit(Struct, frozen=True):
         return self.asset, self.payer, self.nonce
 
 
-def unclaimed(connection: Connection, limit: int, *conditions: ColumnElement[bool]) -> list[Deposit]:
-    """Deposits on chain that neither an order nor a refund owns, oldest first."""
+def unclaimed(
+    connection: Connection, limit: int, *conditions: ColumnElement[bool], by: Column[Any] = deposits.c.id
+) -> list[Deposit]:
+    """Deposits on chain that neither an order nor a refund owns, oldest first or in the order of another column."""
     same = (payments.c[name] == deposits.c[name] for name in ("asset", "payer", "nonce", "value"))
     has_order = exists().where(*same, payments.c.state == "open")
     query = select(*(deposits.c[name] for name in Deposit.__struct_fields__)).where(*is_free(), ~has_order, *conditions)
-    return [Deposit(*row) for row in connection.execute(query.order_by(deposits.c.id).limit(limit))]
+    return [Deposit(*row) for row in connection.execute(query.order_by(by).limit(limit))]
 
 
 def ripe(connection: Connection, limit: int, *, up_to_block: int, before_s: int, minimum: int) -> list[Deposit]:
@@ -50,6 +53,8 @@ def ripe(connection: Connection, limit: int, *, up_to_block: int, before_s: int,
         deposits.c.value >= minimum,
         deposits.c.block_number <= up_to_block,
         deposits.c.created_at <= before_s,
+        # The order of their index: with another one, SQLite walks through all the dust.
+        by=deposits.c.value,
     )
 
 

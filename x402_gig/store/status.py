@@ -9,9 +9,14 @@ from x402_gig.store.deposits import is_free
 from x402_gig.store.payments import is_flagged
 from x402_gig.store.tables import deposits, movements, payments, slots
 
+MOST = 1000
+
 
 class Status(Struct, frozen=True):
-    """`counts` by what it is; `oldest_s` the age of the oldest payment that is not final, 0 without one."""
+    """`counts` by what it is, deposits up to `MOST`.
+
+    `oldest_s`: the age of the oldest payment that is not final, 0 without one.
+    """
 
     counts: dict[str, int]
     oldest_s: int
@@ -24,7 +29,8 @@ def status(connection: Connection) -> Status:
         "payments_open": count.select_from(payments).where(is_open),
         "payments_flagged": count.select_from(payments).where(is_flagged()),
         "slots_open": count.select_from(slots).where(slots.c.state == "open"),
-        "deposits_unclaimed": count.select_from(deposits).where(*is_free()),
+        # Anybody can make more of them, for nothing but gas.
+        "deposits_unclaimed": count.select_from(select(deposits.c.id).where(*is_free()).limit(MOST).subquery()),
         **{
             f"{kind}s_due": count.select_from(movements).where(movements.c.state == "due", movements.c.kind == kind)
             for kind in ("reward", "commission", "refund")

@@ -200,6 +200,14 @@ deposits = Table(
         "payment_id",
         **_where(Column("payment_id").is_(None) & Column("refund_id").is_(None)),
     ),
+    # Anybody can send dust that stays for ever: what is worth a refund is found by its value.
+    Index(
+        "ix_deposits_refundable",
+        "refund_id",
+        "payment_id",
+        "value",
+        **_where(Column("payment_id").is_(None) & Column("refund_id").is_(None) & Column("nonce").is_not(None)),
+    ),
     sqlite_autoincrement=True,
 )
 

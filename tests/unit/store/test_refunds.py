@@ -5,7 +5,8 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, select
 
 from tests.unit.payments.examples import NOW, PRICE
-from tests.unit.store.examples import ASSET, SHOP, address, reserved, transfer, word
+from tests.unit.store.conftest import on_sqlite
+from tests.unit.store.examples import ASSET, SHOP, address, plan, reserved, transfer, word
 from x402_gig.chain.wallets import Wallets
 from x402_gig.payments.outcome import Rejected
 from x402_gig.store import deposits, funding, payments, refunds, tables
@@ -34,6 +35,14 @@ def test_what_is_old_final_authorized_and_no_dust_is_ripe(db: Connection) -> Non
 def test_what_is_not_yet_final_or_old_or_is_dust_is_not_ripe(db: Connection, limit: dict[str, int]) -> None:
     arrived(db)
     assert refunds.ripe(db, 10, **LIMITS | limit) == []
+
+
+@on_sqlite
+def test_what_is_ripe_is_found_without_reading_the_dust(db: Connection) -> None:
+    """Anybody can make any number of deposits of nothing much, and each second it is looked for."""
+    found_by = plan(db, lambda: refunds.ripe(db, 1, **LIMITS))
+    assert found_by[0].endswith("INDEX ix_deposits_refundable (refund_id=? AND payment_id=? AND value>?)")
+    assert not [step for step in found_by if "SCAN" in step or "B-TREE" in step]
 
 
 def test_a_plain_transfer_is_never_ripe(db: Connection) -> None:

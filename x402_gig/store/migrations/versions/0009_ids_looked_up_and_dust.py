@@ -1,10 +1,10 @@
-"""An id is given to a gig after its wallet was looked at"""
+"""An id is given to a gig after its wallet was looked at; dust hides no refund"""
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0011"
-down_revision = "0006"
+revision = "0009"
+down_revision = "0008"
 
 NUMBER = sa.BigInteger()
 # Where gigs got their ids from before.
@@ -23,6 +23,11 @@ def upgrade() -> None:
         sa.Column("wallet", sa.String(66), nullable=False),
         sa.Column("created_at", NUMBER, nullable=False),
         sa.PrimaryKeyConstraint("first", name="pk_skipped_ids"),
+    )
+    is_refundable = sa.text("payment_id is null and refund_id is null and nonce is not null")
+    columns = ["refund_id", "payment_id", "value"]
+    op.create_index(
+        "ix_deposits_refundable", "deposits", columns, sqlite_where=is_refundable, postgresql_where=is_refundable
     )
 
 
