@@ -25,7 +25,7 @@ from x402_gig.settlement.keyed import RECHECKED
 
 SYNC, RECEIPT = "eth_sendRawTransactionSync", "eth_getTransactionReceipt"
 SEND = (SYNC, "eth_sendRawTransaction")
-UNIT, DEPTH = 10**11, 8
+UNIT, DEPTH, DEEP = 10**11, 8, 16
 # PUSH1 0 PUSH1 0 REVERT: whatever is asked, there is no answer.
 REVERTS = "0x60006000fd"
 Shop = tuple[Victim, RpcProxy, Creator]
@@ -132,7 +132,7 @@ def key_of(shop: Victim, made: Json) -> LocalAccount:
     return account
 
 
-def replace(shop: Victim, made: Json, ours: Json, **changes: object) -> None:
+def replace(shop: Victim, made: Json, ours: Json, **changes: Any) -> None:
     """A transaction with the nonce of ours, which is in the pool, by somebody else who has the key; at a better fee."""
     fee = int(ours["maxFeePerGas"], 16)
     foreign: dict[str, Any] = {
@@ -262,17 +262,19 @@ def test_nothing_leaves_a_wallet_that_does_not_hold_all_that_it_owes(away: Shop,
 
 
 def test_a_payout_that_is_outbid_gets_gas_for_it(away: Shop) -> None:
-    """The base fee rises twentyfold when it is signed, and its gas was sent for the old one."""
+    """The base fee rises a hundredfold when it is signed, and its gas was sent for the old one."""
     shop, proxy, creator = away
     odd = deploy(shop, "OddToken")
     made = creator.funded(odd)
-    fee = int(shop.rpc("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
+    fee = 10**9
+    shop.rpc("anvil_setNextBlockBaseFeePerGas", hex(fee))
+    shop.rpc("evm_mine")
     commission, raised = shop.commission[2:].lower(), list[str]()
 
     def raise_fee(request: Json, forward: Forward) -> Reply:
         if commission in request["params"][0] and not raised:
             raised.append(request["params"][0])
-            shop.rpc("anvil_setNextBlockBaseFeePerGas", hex(20 * fee))
+            shop.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * fee))
             shop.rpc("evm_mine")
         return forward()
 
@@ -309,9 +311,6 @@ def deep(folder: Path) -> Iterator[Shop]:
     with opened(folder, reorg_depth=4 * DEEP) as (shop, proxy, creator):
         shop.rpc("anvil_mine", hex(2 * DEEP))
         yield shop, proxy, creator
-
-
-DEEP = 16
 
 
 def height(shop: Victim) -> int:
