@@ -41,6 +41,9 @@ class CommitProxy:
     cut: Cut | None = None
     is_away: bool = False
     refused: int = 0
+    # Of so many commits one is cut, by turns before and after it is passed on.
+    every: int = 0
+    commits: int = 0
     _cuts: list[Cut] = field(default_factory=list)
     _open: set[socket.socket] = field(default_factory=set)
 
@@ -59,6 +62,13 @@ class CommitProxy:
         self.cut = cut
         return cut
 
+    def next_cut(self) -> Cut | None:
+        if not self.every or self.commits % self.every:
+            return None
+        cut = Cut(lambda _: True, is_passed_on=self.commits // self.every % 2 == 0)
+        cut.holds.set()
+        return cut
+
     def go_away(self) -> None:
         """Every connection is cut, and nobody gets a new one."""
         self.is_away = True
@@ -72,6 +82,7 @@ class CommitProxy:
         for cut in self._cuts:
             cut.holds.set()
         self.cut = None
+        self.every = 0
         self.come_back()
 
     def serve(self, client: socket.socket) -> None:
@@ -118,7 +129,8 @@ class Connection:
         self._end()
 
     def _meets_commit(self) -> None:
-        cut = self.proxy.cut
+        self.proxy.commits += 1
+        cut = self.proxy.cut or self.proxy.next_cut()
         if cut is not None and cut.wanted(self.said):
             self.proxy.cut, self.cut = None, cut
 

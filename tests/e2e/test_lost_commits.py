@@ -20,6 +20,9 @@ from tests.operator import PRICE
 from tests.servers import Postgres
 
 GIGS = 3
+BUYERS = 20
+# An open payment that nobody sends ends soon after its authorization, which lives for a minute.
+EXPIRED_S = 90
 # A process that cannot write is struck off after five seconds by one that can.
 STRUCK_OFF_S = 20
 
@@ -223,6 +226,26 @@ def test_another_name_of_a_payment_whose_commit_was_lost_has_the_gig(shop: Serve
         gig = gig_of(asked.result())
     assert gig_at_last(shop, purchase, header) == gig
     assert paid(purchase) == PRICE
+
+
+def test_whatever_commits_are_lost_whoever_signs_anew_after_each_503_is_charged_once(
+    shop: Server, proxy: CommitProxy
+) -> None:
+    purchases = [purchase_of(shop) for _ in range(BUYERS)]
+
+    def insist(purchase: Purchase) -> int:
+        while (answer := purchase.pay()).status == 503:
+            purchase.sign_anew()
+        return gig_of(answer)
+
+    proxy.every = 3
+    with ThreadPoolExecutor(BUYERS // 2) as threads:
+        gigs = list(threads.map(insist, purchases))
+    assert proxy.commits > 2 * BUYERS
+    proxy.every = 0
+    until(lambda: not ledgers.rows(shop.ledger, "select id from payments where state = 'open'"), EXPIRED_S)
+    assert len(set(gigs)) == BUYERS
+    assert {paid(purchase) for purchase in purchases} == {PRICE}
 
 
 def test_one_header_at_two_servers_while_a_commit_is_cut_is_one_gig(

@@ -68,7 +68,10 @@ BATCH_GAS = 64_000  # of a batch besides its calls
 
 @dataclass(eq=False)
 class Item:
-    """A payment on its way. `waiters` are the requests that want to know; `is_left`: to another process."""
+    """A payment on its way.
+
+    `waiters` are the requests that want to know; `is_left`: to another process; `is_in_doubt`: it may be in the ledger.
+    """
 
     key: PaymentKey
     payment: Payment
@@ -80,6 +83,7 @@ class Item:
     turns: int = 0
     queued_at: float = 0.0
     is_left: bool = False
+    is_in_doubt: bool = False
 
     @property
     def identity(self) -> Identity:
@@ -114,8 +118,6 @@ class LocalFacilitator:
         self._claims = claims
         self._items: dict[Identity, Item] = {}
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
-        # Items whose reservation the ledger has not answered yet.
-        self._in_writing: set[Item] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._largest = batcher.MAX_BATCH
         self._batch_size = 0
@@ -196,13 +198,13 @@ class LocalFacilitator:
             item.waiters -= 1
             raise
         item.waiters -= 1
-        if isinstance(outcome, Unknown) and item.payment_id is not None:
+        if isinstance(outcome, Unknown):
             # On disk before the buyer hears of it: the next signature may follow at once.
-            await self._settling.abandon(item.payment_id)
+            await self._settling.abandon(item.payment_id or item.key)
         return outcome
 
     async def _leave_alone(self, item: Item) -> None:
-        if item.payment_id is not None or item in self._in_writing:
+        if item.payment_id is not None or item.is_in_doubt:
             await asyncio.shield(self._settling.abandon(item.payment_id or item.key))
 
     def waits(self) -> bool:
@@ -253,8 +255,8 @@ class LocalFacilitator:
         except Exception as exc:
             # Whatever went wrong, a request waits: what is written down is open, the rest was not sent.
             for item in items:
-                if item in self._in_writing:
-                    continue  # see `_find_out`
+                if item.is_in_doubt:
+                    continue  # see `_find_out` and `_follow`
                 if item.payment_id is None and isinstance(exc, Unavailable):
                     item.fail(exc)
                 else:
@@ -373,7 +375,7 @@ class LocalFacilitator:
 
     def _expect(self, item: Item, payment_id: int | None) -> None:
         if payment_id is not None:
-            item.payment_id = payment_id
+            item.payment_id, item.is_in_doubt = payment_id, False
             self._settling.expect(payment_id, item.future)
             if item.key in self._settling.left:
                 self._settling.left.discard(item.key)
@@ -403,31 +405,32 @@ class LocalFacilitator:
 
     @contextmanager
     def _writing(self, items: Sequence[Item]) -> Iterator[None]:
-        """The items may be in the ledger from here on, until the ledger says whether they are."""
-        self._in_writing.update(items)
+        """The items may be in the ledger from here on: in doubt until `_expect` or an error that tells."""
+        for item in items:
+            item.is_in_doubt = True
         try:
             yield
         except Exception as exc:
             if isinstance(exc, CommitUnknown) or not isinstance(exc, GigError):
                 self._spawn(self._find_out(items))
             else:
-                self._in_writing.difference_update(items)
+                for item in items:
+                    item.is_in_doubt = False
             raise
-        self._in_writing.difference_update(items)
 
     async def _find_out(self, items: Sequence[Item]) -> None:
         """The answer to a commit was lost: ask the ledger what became of it before any buyer is told."""
-
-        while True:
+        found: list[tuple[Known | None, bool]] = []
+        while not found:
             try:
                 # Written, not read: then it waits for the end of the transaction whose answer was lost.
-                found = await self._ledger.write(lambda c: [payments.find(c, item.key) for item in items])
-                break
+                found = await self._ledger.write(lambda c: [_look(c, item.key) for item in items])
             except Unavailable:
                 await asyncio.sleep(AGAIN_S)
-        self._in_writing.difference_update(items)
-        for item, known in zip(items, found, strict=True):
+        for item, (known, is_carried) in zip(items, found, strict=True):
             self._join(item, known)
+            if not is_carried and not item.future.done():
+                self._enqueue(item)  # it was in the ledger before, and this transaction was to send it again
 
     def _plan(
         self, connection: Connection, items: Sequence[Item], lane: Lane, sent: dict[PaymentKey, int]
@@ -439,3 +442,9 @@ class LocalFacilitator:
         calls = [transfer_call(item.payment, lane) for item in ours]
         data = batcher.execute_data(self._node.token.address, lane.call_gas, calls)
         return Batch(data, batcher.batch_gas(data, lane.call_gas, len(calls)), payment_ids=list(sent.values()))
+
+
+def _look(connection: Connection, key: PaymentKey) -> tuple[Known | None, bool]:
+    """What the ledger has of a payment, and whether nothing is left to be sent."""
+    known = payments.find(connection, key)
+    return known, known is None or payments.find_open(connection, known.payment_id) is None

@@ -210,7 +210,7 @@ class RemoteFacilitator:
         with contextlib.suppress(GigError):
             written = await asyncio.shield(writing)
             payment_id = written.payment_id if isinstance(written, Settled) else written
-            if isinstance(payment_id, int) and key in self._settling.left:
+            if isinstance(payment_id, int):
                 await self._settling.abandon(payment_id)
         self._settling.left.discard(key)
 

@@ -197,8 +197,16 @@ class Checkout:
         # Asked anew: a request that was given up may have set the mark meanwhile.
         now = await self._book.find_payment(key)
         if now is not None and now.abandoned:
-            await self._book.forget_abandoned(known.payment_id)
+            await self._forget_abandoned(known.payment_id)
         return outcome
+
+    async def _forget_abandoned(self, payment_id: int) -> None:
+        try:
+            await self._book.forget_abandoned(payment_id)
+        except (asyncio.CancelledError, Unavailable):
+            # The mark may be gone, and this buyer does not get the answer: it is there when the terms are signed anew.
+            await asyncio.shield(self._facilitator.abandon(payment_id))
+            raise
 
     async def _inherit(self, key: PaymentKey, payment: Payment, abandoned: int | None) -> Outcome | None:
         if abandoned is None or not await self._proven(payment):

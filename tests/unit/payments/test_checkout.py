@@ -8,7 +8,14 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.payments.examples import KEY, NOW, PAYER, PRICE, SELLER, SIGNATURE, payment
-from x402_gig.errors import ChainUnavailable, GigError, LedgerUnavailable, PaymentConflict, ValidationFailed
+from x402_gig.errors import (
+    ChainUnavailable,
+    CommitUnknown,
+    GigError,
+    LedgerUnavailable,
+    PaymentConflict,
+    ValidationFailed,
+)
 from x402_gig.metrics import Metrics
 from x402_gig.payments.checkout import Checkout, Known
 from x402_gig.payments.order import Order
@@ -285,6 +292,18 @@ def test_who_comes_back_has_the_answer_and_the_mark_is_gone(till: Till) -> None:
     # So a new authorization is a new purchase.
     till.facilitator.outcome = LATER
     assert till.pay(payment(nonce=SECOND_NONCE)) == LATER
+
+
+def test_a_mark_that_may_be_gone_is_set_again_when_the_answer_is_not_told(till: Till) -> None:
+    class LosesAnswers(MemoryBook):
+        async def forget_abandoned(self, payment_id: int) -> None:
+            self.marks.remove(payment_id)
+            raise CommitUnknown("gone")
+
+    till.book = till.facilitator.book = LosesAnswers()
+    till.knows(SETTLED, abandoned=True)
+    assert isinstance(till.pay(payment()), Unknown)
+    assert till.book.marks == [1]
 
 
 def test_of_a_known_payment_nobody_says_that_nothing_was_sent(till: Till) -> None:
