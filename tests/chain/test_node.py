@@ -316,6 +316,18 @@ def test_a_transaction_is_sent_once_and_found_by_its_hash(ask: Asked, chain: Cha
         ask(lambda node: node.send(transaction))
 
 
+def test_a_nonce_is_used_when_a_block_has_its_transaction(ask: Asked, chain: Chain, relayer: Wallet) -> None:
+    """One that waits in the pool counts for nothing: it may be dropped, or outbid."""
+    nonce = ask(lambda node: node.nonce(relayer.address))
+    chain.rpc("evm_setAutomine", False)
+    try:
+        ask(lambda node: node.send(signed(relayer, nonce, b"", NOBODY), wait=False))
+        assert ask(lambda node: node.nonce(relayer.address)) == nonce
+    finally:
+        chain.mine()
+    assert ask(lambda node: node.nonce(relayer.address)) == nonce + 1
+
+
 def test_a_transaction_that_reverts_has_a_receipt_that_says_so(ask: Asked, relayer: Wallet) -> None:
     nonce = ask(lambda node: node.nonce(relayer.address))
     transaction = signed(relayer, nonce, b"\xde\xad\xbe\xef", batcher.address())

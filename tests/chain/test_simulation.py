@@ -34,6 +34,16 @@ def test_a_payment_that_would_settle_passes(ask: Asked, chain: Chain) -> None:
     assert isinstance(verdict(ask, payment(chain.buyer(PRICE))), Passes)
 
 
+def test_a_token_that_answers_false_would_move_nothing(ask: Asked, chain: Chain) -> None:
+    paid, code = payment(chain.buyer(PRICE)), chain.rpc("eth_getCode", TOKEN.address, "latest")
+    # PUSH1 32 PUSH1 0 RETURN: whatever is asked, the answer is no.
+    chain.rpc("anvil_setCode", TOKEN.address, "0x60206000f3")
+    try:
+        assert not isinstance(verdict(ask, paid), Passes)
+    finally:
+        chain.rpc("anvil_setCode", TOKEN.address, code)
+
+
 def test_an_executed_payment_is_used(ask: Asked, chain: Chain) -> None:
     paid = payment(chain.buyer())
     data = eip3009.transfer_call(paid.authorization, paid.signature, ecdsa=True)

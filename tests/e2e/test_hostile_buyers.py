@@ -292,6 +292,23 @@ def test_a_second_authorization_that_is_paid_already_does_not_have_the_first_one
     assert_not_charged_again(twice)
 
 
+def test_whoever_signs_anew_when_the_first_try_failed_pays_with_the_first_signature_alone(shop: Dev) -> None:
+    """Both signatures live, and whoever has seen the first one on chain can execute it."""
+    twice = buyer(shop)
+    with batch(shop, twice) as waiting:
+        waiting.send()
+        move_away(shop, twice.payer)
+        [answer] = waiting.mine()
+    assert answer.status == 503
+    shop.give_usdc(twice.payer, 2 * PRICE)
+    first = twice.transfer
+    twice.sign_anew()
+
+    assert_gig(twice, twice.pay_until(200))
+    assert not succeeded(shop, submit(shop, STRANGER, USDC, first))
+    assert_not_charged_again(twice)
+
+
 @pytest.mark.parametrize("order", ["himself first", "himself last"])
 @pytest.mark.parametrize("moment", [BEFORE, AFTER])
 def test_two_authorizations_in_one_transaction_are_one_gig_when_one_is_to_the_payer_himself(

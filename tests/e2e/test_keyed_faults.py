@@ -1,6 +1,7 @@
 """Gigs created with a key under kills, outages and reorganisations: started once, their commission paid once."""
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from tests import ledgers
 from tests.crashes import Victim, victim
 from tests.creators import CREATE, START, Creator
 from tests.e2e.attacks import calldata
-from tests.faults import RpcProxy, Rule, answers, down, lose_reply, narrow, rpc_proxy
+from tests.faults import Forward, Reply, RpcProxy, Rule, Then, answers, down, lose_reply, narrow, rpc_proxy
 from tests.harness import USDC, Dev, Json, NotTrue, devnet, gig_terms, served, until
 from tests.operator import Desk
 from tests.tokens import Erc20, deploy
@@ -196,6 +197,66 @@ def _happens(check: Callable[[], bool]) -> bool:
     with suppress(NotTrue):
         return bool(until(check, 3))
     return False
+
+
+def test_a_gig_whose_funding_is_dropped_while_it_is_started_is_suspended(tmp_path: Path) -> None:
+    """Its height is read on the other chain before the start is written down, so nobody reads it again by himself."""
+    with opened(tmp_path, reorg_depth=16) as (shop, proxy, creator):
+        odd = deploy(shop, "OddToken")
+        shop.rpc("anvil_mine", "0x10")
+        made = creator.funded(odd)
+
+        def drop(_: Json, forward: Forward) -> Json:
+            found = forward()
+            proxy.rules.clear()
+            shop.rpc("anvil_reorg", 4, [])
+            shop.rpc("anvil_mine", "0x3")
+            until(lambda: _has_read(creator.desk, int(shop.rpc("eth_blockNumber"), 16)))
+            return found
+
+        with proxy.broken(of_token(odd, drop), "eth_getLogs"):
+            assert creator.start(made).status_code == 200
+        until(lambda: creator.gig(made)["status"] == "suspended")
+
+
+def test_a_payout_whose_funding_is_dropped_while_it_is_prepared_is_not_signed(tmp_path: Path) -> None:
+    with opened(tmp_path, reorg_depth=16) as (shop, proxy, creator):
+        odd = deploy(shop, "OddToken")
+        made = creator.create(odd.address)
+        wallet, payer = made["gig_wallet_address"], odd.holder(10**30)
+        shop.rpc("anvil_mine", "0x10")
+        shop.send(payer, odd.address, made["tx_data"])
+
+        dropped = threading.Event()
+
+        def drop(request: Json, forward: Forward) -> Reply:
+            if request["params"][0] != wallet.lower():
+                return forward()
+            proxy.rules.clear()
+            shop.rpc("anvil_reorg", 4, [])
+            until(lambda: creator.gig(made)["status"] == "suspended")
+            shop.rpc("anvil_setBalance", wallet, hex(10**18))  # the gas is there already
+            return Then(forward(), dropped.set)
+
+        with proxy.broken(drop, "eth_getBalance"):
+            assert creator.start(made).status_code == 200
+            assert dropped.wait(30)
+        asked = proxy.calls["eth_call"]
+        until(lambda: proxy.calls["eth_call"] > asked + 2)  # its balance is looked at again
+        shop.send(payer, odd.address, made["tx_data"])
+        creator.paid_up(made, timeout_s=60)
+        assert creator.desk.rows("select state from slots where purpose = 'payout'") == [("mined",)]
+
+
+def _has_read(desk: Desk, height: int) -> bool:
+    return bool(desk.rows("select cursor_number from ledger")[0][0] >= height)
+
+
+def of_token(token: Erc20, rule: Rule) -> Rule:
+    """The rule for logs of this token only."""
+    return lambda request, forward: (
+        rule(request, forward) if request["params"][0]["address"] == token.address.lower() else forward()
+    )
 
 
 def test_a_start_counts_confirmations(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from tests.harness import (
     until,
 )
 from tests.operator import operated
+from x402_gig.chain import batcher
 
 DEAD_RPC = "http://127.0.0.1:1"
 
@@ -134,6 +135,12 @@ def test_a_token_with_another_domain_is_refused(tmp_path: Path) -> None:
         # Answers every call with 32 zero bytes: PUSH1 32, PUSH1 0, RETURN.
         other.rpc("anvil_setCode", USDC, "0x60206000f3")
         assert "EIP-712 domain" in refused(other, tmp_path)
+
+
+def test_other_code_in_the_batchers_place_is_refused(tmp_path: Path) -> None:
+    with devnet() as other:
+        other.rpc("anvil_setCode", batcher.address(), "0x60206000f3")
+        assert f"The code at {batcher.address()} is not the batcher's" in refused(other, tmp_path)
 
 
 def test_relayers_need_gas(chain: Chain, tmp_path: Path) -> None:

@@ -2,14 +2,33 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
-from tests.unit.payments.examples import INTAKE
-from tests.unit.store.examples import ASSET, SHOP, key, reservation, reserved, transfer, word
+from sqlalchemy import insert, select
+
+from tests.unit.payments.examples import INTAKE, NOW
+from tests.unit.store.examples import (
+    ASSET,
+    REWARD,
+    SHOP,
+    address,
+    key,
+    reservation,
+    reserved,
+    transfer,
+    wallet_of,
+    word,
+)
+from x402_gig.chain.eip3009 import TokenTransfer
+from x402_gig.chain.node import Block
+from x402_gig.gigs.records import TokenInfo
 from x402_gig.payments.outcome import Outcome, Rejected, Settled
 from x402_gig.settlement.settling import Settling
-from x402_gig.store import binding, payments
+from x402_gig.store import binding, deposits, direct, funding, payments, refunds, slots, tables
 from x402_gig.store.binding import Binding, Cursor
-from x402_gig.store.engine import Ledger
+from x402_gig.store.direct import Draft, Fee, Started
+from x402_gig.store.engine import Connection, Ledger
+from x402_gig.store.slots import End
 
 USED = Rejected("invalid_exact_evm_nonce_already_used", "used")
 
@@ -27,7 +46,8 @@ def outcome_after(tmp_path: Path, *, deposited: bool) -> tuple[Outcome, bool]:
         [payment_id] = await ledger.write(lambda c: reserved(c, 1))
         waiting = asyncio.ensure_future(settling.wait(payment_id))
         await settling.close(payment_id, word(1), USED, 0)
-        outcome = await waiting
+        async with asyncio.timeout(10):
+            outcome = await waiting
         assert await ledger.read(lambda c: payments.outcomes(c, [payment_id])) == {payment_id: outcome}
         ledger.close()
         return outcome, bool(funding)
@@ -93,3 +113,75 @@ def test_whoever_stops_waiting_leaves_a_mark(tmp_path: Path) -> None:
         return known is not None and known.abandoned
 
     assert asyncio.run(main())
+
+
+def test_what_the_intake_pays_to_itself_is_no_deposit(tmp_path: Path) -> None:
+    async def main() -> tuple[int, list[refunds.Deposit]]:
+        ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        await settling.record([transfer(1, payer=INTAKE.lower())])
+        found = await ledger.read(lambda c: (deposits.expected_balance(c, 1000), refunds.unclaimed(c, 10)))
+        ledger.close()
+        return found
+
+    assert asyncio.run(main()) == (0, [])
+
+
+HEIGHT = transfer(1).block_number
+PLACE: dict[str, Any] = {"block_number": HEIGHT, "block_hash": transfer(1).block_hash}
+
+
+def test_a_block_that_was_replaced_takes_everything_back_that_was_seen_in_it(tmp_path: Path) -> None:
+    """A deposit, a reward, the slot that carried it, and the funding of a gig that was created with a key."""
+
+    async def main() -> tuple[tuple[object, ...], tuple[object, ...], list[bool]]:
+        ledger, reopened = Ledger(f"sqlite:///{tmp_path}/ledger.db"), list[bool]()
+        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling.slots_reopened = lambda: reopened.append(True)
+        await ledger.write(lambda c: reserved(c, 1))
+        await settling.record([transfer(1)])
+        await settling.record([await ledger.write(_reward_in_a_slot)])
+        await ledger.write(_funded_gig)
+        before = await ledger.read(_states)
+        await settling.forget([Block(HEIGHT, word(4242), word(1), NOW, 7, 30_000_000)])
+        after = await ledger.read(_states)
+        ledger.close()
+        return before, after, reopened
+
+    before, after, reopened = asyncio.run(main())
+    assert before == ("settled", "done", "mined", 1, 0)
+    assert after == ("open", "due", "open", 0, 1)
+    assert reopened
+
+
+def _reward_in_a_slot(connection: Connection) -> TokenTransfer:
+    """What shows that it was paid."""
+    [reward] = funding.due(connection, funding.REWARD, 1)
+    slot = slots.open_slot(connection, address(9), slots.FUNDING, 0)
+    funding.enter_slot(connection, slot.slot_id, [reward], NOW)
+    slots.close(connection, slot, "mined", End(**PLACE))
+    moved = {"payer": INTAKE.lower(), "payee": reward.payee, "nonce": reward.nonce, "value": REWARD}
+    return transfer(2, **moved, **PLACE)
+
+
+def _funded_gig(connection: Connection) -> None:
+    connection.execute(insert(tables.api_keys).values(name="A", prefix="gig_1", hash=word(1), created_at=NOW))
+    draft = Draft(1, {}, TokenInfo(address(0x0DD), "ODD", 18), 10, 1, NOW, NOW + 60, 41)
+    gig_id, _ = direct.create(connection, wallet_of, draft)
+    gig, fence = direct.find(connection, gig_id), direct.take_turn(connection, gig_id, 0)
+    assert gig is not None
+    assert fence is not None
+    came = transfer(3, nonce=None, payee=gig.wallet, **PLACE)
+    assert direct.go_live(connection, gig, fence, Started([came], 0, NOW, NOW + 60), Fee(address(5), word(5), None))
+
+
+def _states(connection: Connection) -> tuple[object, ...]:
+    """Of the payment, its reward and its slot; whether the other gig is funded; and the doubts."""
+    states = [
+        select(table.c.state).where(table.c.id == 1) for table in (tables.payments, tables.movements, tables.slots)
+    ]
+    is_funded = select(tables.gigs.c.is_funded).where(tables.gigs.c.key_id == 1)
+    found = [connection.execute(query).scalar_one() for query in (*states, is_funded)]
+    return *found, binding.doubts(connection)

@@ -69,6 +69,27 @@ def test_a_receipt_counts_while_its_block_is_part_of_the_chain(
     assert asyncio.run(main()) == outcome
 
 
+class LeavesOut(OneBlockAfterTheOther):
+    """Asked for the logs of several blocks, it forgets the deposit; asked for those of its block, it does not."""
+
+    async def balance_of(self, account: str, block: Block) -> int:
+        return transfer(1).value if block.number >= HEIGHT else 0
+
+    async def transfers(self, block: Block, account: str) -> list[TokenTransfer]:
+        return [transfer(1)] if block.number == HEIGHT else []
+
+
+def test_a_deposit_that_the_node_leaves_out_is_missed_in_the_balance_and_read(tmp_path: Path) -> None:
+    async def main() -> bool:
+        async with watching(LeavesOut(transfer(1).block_hash), tmp_path) as (watcher, _, ledger, _):
+            await ledger.write(lambda c: reserved(c, 1))
+            await watcher.catch_up()
+            known = await ledger.read(lambda c: payments.find(c, reservation(1).key))
+        return known is not None and known.outcome is not None
+
+    assert asyncio.run(main())
+
+
 class AStreamOfBlocks:
     """A new block at each look; `looks` and `readings` are counted."""
 

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, select
 
 from tests.unit.payments.examples import NOW, PRICE
 from tests.unit.store.examples import ASSET, REWARD, SHOP, address, commission_nonce, reserved, transfer, word
-from x402_gig.store import binding, deposits, funding, slots, tables
+from x402_gig.store import binding, deposits, funding, payments, slots, tables
 from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.funding import Movement
 from x402_gig.store.slots import End
@@ -216,6 +216,7 @@ def test_the_answer_of_a_gig_that_comes_back_is_the_first_one(db: Connection) ->
     [again] = deposits.settle(db, SHOP, [word(1)]).values()
     assert again.answer == first.answer
     assert (again.payment_id, again.payer, again.transaction) == (first.payment_id, first.payer, word(77))
+    assert payments.outcomes(db, [first.payment_id]) == {first.payment_id: again}
     assert db.execute(select(tables.payments.c.commission)).scalar_one() == PRICE - REWARD
 
 

@@ -137,6 +137,14 @@ def test_a_deposit_has_one_owner_and_an_owner_one_deposit(db: Connection) -> Non
         db.execute(insert(tables.deposits), row)
 
 
+def test_a_payment_has_one_gig(db: Connection) -> None:
+    reserved(db, 1)
+    arrive(db, transfer(1))
+    [gig] = db.execute(select(tables.gigs)).mappings()
+    with pytest.raises(IntegrityError, match="payment_id"):
+        db.execute(insert(tables.gigs), {**gig, "id": 2})
+
+
 def test_a_deposit_that_is_somebodys_pays_nothing_else(db: Connection) -> None:
     reserved(db, 1, 2)
     deposits.record(db, ASSET, [transfer(1)], NOW)

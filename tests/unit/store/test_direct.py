@@ -6,7 +6,7 @@ from sqlalchemy import Connection, insert, select, update
 from tests.unit.payments.examples import NOW
 from tests.unit.store.examples import address, transfer, wallet_of, word
 from x402_gig.gigs.records import GigRecord, TokenInfo
-from x402_gig.store import debts, direct, funding
+from x402_gig.store import debts, direct, funding, slots
 from x402_gig.store.direct import Draft, Fee, Started
 from x402_gig.store.tables import api_keys, gigs, movements
 
@@ -88,6 +88,15 @@ def test_nothing_leaves_its_wallet_while_its_funding_is_off_the_chain(db: Connec
     direct.funded_again(db, gig.gig_id, [transfer(3, nonce=None, block_number=105)])
     assert direct.suspended(db, 10) == []
     assert len(funding.due_in_tokens(db, 10)) == 1
+
+
+def test_nothing_is_sent_again_from_a_wallet_whose_funding_is_off_the_chain(db: Connection, gig: GigRecord) -> None:
+    direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    slot = slots.open_slot(db, gig.wallet, slots.PAYOUT, 0)
+    funding.enter_slot(db, slot.slot_id, funding.due_in_tokens(db, 1), 0)
+    assert slots.is_backed(db, slot)
+    direct.forget_block(db, 103, word(0xBAD))
+    assert not slots.is_backed(db, slot)
 
 
 def test_what_is_owed_is_the_reward_and_what_has_not_left(db: Connection, gig: GigRecord) -> None:

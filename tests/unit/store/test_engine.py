@@ -106,6 +106,7 @@ def test_opening_a_ledger_again_changes_nothing(url: str) -> None:
         (slots, slot(1, state="somewhere")),
         (payments, {"state": "refunded"}),
         (tables.movements, {"state": "done", "kind": "gift"}),
+        (tables.deposits, {"payment_id": 1, "refund_id": 1}),
         (tables.ledger, {"id": 2}),
     ],
     ids=lambda value: str(value)[:20],

@@ -135,6 +135,12 @@ def test_a_payment_is_sent_three_times_at_most(db: Connection) -> None:
     assert broadcasts(db, 1) == payments.MAX_BROADCASTS == 3
 
 
+def test_a_payment_is_sent_again_for_its_own_terms_only(db: Connection) -> None:
+    slots.close(db, send(db, 1), "reverted", END)
+    assert payments.reserve(db, [reservation(1, OTHER_TERMS)]) == {}
+    assert set(payments.reserve(db, [reservation(1)])) == {key(1)}
+
+
 @pytest.mark.parametrize("state", ["settled", "rejected"])
 def test_a_final_payment_is_not_sent_again(db: Connection, state: str) -> None:
     slots.close(db, send(db, 1), "mined", END)

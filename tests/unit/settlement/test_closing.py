@@ -1,0 +1,40 @@
+"""What the end of a slot of a gig's own wallet says of the money that it carried."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select
+
+from tests.unit.payments.examples import NOW
+from tests.unit.store.examples import END, address, transfer, wallet_of, word
+from x402_gig.gigs.records import TokenInfo
+from x402_gig.settlement.relayer import _close
+from x402_gig.store import direct, funding, slots, tables
+from x402_gig.store.direct import Draft, Fee, Started
+from x402_gig.store.engine import Connection, Ledger
+
+ODD = TokenInfo(address(0x0DD), "ODD", 18)
+
+
+@pytest.mark.parametrize(("end", "state"), [("mined", "done"), ("reverted", "due"), ("filled", "due")])
+def test_a_commission_is_paid_by_a_transaction_that_succeeds(tmp_path: Path, end: str, state: str) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with ledger.transaction() as db:
+        slot = commission_under_way(db)
+        _close(db, slot, end, END)
+        assert db.execute(select(tables.movements.c.state)).scalar_one() == state
+        assert slots.open_slots(db, slot.relayer) == []
+    ledger.close()
+
+
+def commission_under_way(db: Connection) -> slots.Slot:
+    db.execute(insert(tables.api_keys).values(name="A", prefix="gig_1", hash=word(1), created_at=NOW))
+    gig_id, wallet = direct.create(db, wallet_of, Draft(1, {}, ODD, 10, 1, NOW, NOW + 60, 41))
+    gig, fence = direct.find(db, gig_id), direct.take_turn(db, gig_id, 0)
+    assert gig is not None
+    assert fence is not None
+    started = Started([transfer(3, nonce=None, payee=wallet)], 0, NOW, NOW + 60)
+    assert direct.go_live(db, gig, fence, started, Fee(address(0xFEE), word(0xFEE), ODD.address))
+    slot = slots.open_slot(db, wallet, slots.PAYOUT, 0)
+    funding.enter_slot(db, slot.slot_id, funding.due_in_tokens(db, 1), 0)
+    return slot

@@ -1,0 +1,62 @@
+"""A halted ledger: nothing is signed, wherever money would leave from."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from tests.unit.payments.examples import INTAKE
+from tests.unit.settlement.test_closing import commission_under_way
+from tests.unit.store.examples import word
+from x402_gig.chain.wallets import Wallet, Wallets
+from x402_gig.settlement.funding import Funding
+from x402_gig.settlement.leases import Leases
+from x402_gig.settlement.payouts import Payouts
+from x402_gig.store import binding, tables
+from x402_gig.store.binding import Binding, Cursor
+from x402_gig.store.engine import Ledger
+
+WALLETS = Wallets("test test test test test test test test test test test junk")
+NOTHING: Any = None
+
+
+@pytest.fixture
+def leases(tmp_path: Path) -> Iterator[Leases]:
+    """Of a process that moves money on; a commission is on its way out of a gig's wallet."""
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    with ledger.transaction() as db:
+        binding.bind(db, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0)
+        commission_under_way(db)
+    leases = Leases(ledger, ["0x1"])
+    asyncio.run(leases.renew())
+    yield leases
+    ledger.close()
+
+
+def halt(ledger: Ledger, reason: str = "somebody else has the seed") -> str:
+    asyncio.run(ledger.write(lambda c: c.execute(update(tables.ledger).values(funding_halt=reason))))
+    return reason
+
+
+def test_the_intake_signs_nothing(leases: Leases) -> None:
+    funding = Funding(leases.ledger, NOTHING, WALLETS, leases, INTAKE)
+    reason = halt(leases.ledger)
+    assert asyncio.run(funding._send_batch(NOTHING, None)) == reason
+
+
+def test_the_gigs_wallets_send_nothing(leases: Leases) -> None:
+    asked: list[Wallet] = []
+
+    def agent_of(wallet: Wallet) -> Any:
+        asked.append(wallet)
+        raise NotImplementedError
+
+    payouts = Payouts(leases.ledger, NOTHING, WALLETS, leases, agent_of)
+    with pytest.raises(NotImplementedError):
+        asyncio.run(payouts._send_due())
+    halt(leases.ledger)
+    asyncio.run(payouts._send_due())
+    assert len(asked) == 1
