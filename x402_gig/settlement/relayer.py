@@ -25,7 +25,7 @@ from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.nonces import taken_from
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import funding, slots
+from x402_gig.store import binding, funding, slots
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import Movement
 from x402_gig.store.slots import Attempt, End, Slot
@@ -152,6 +152,9 @@ class Relayer:
 
     def _write_down(self, connection: Connection, purpose: str, plan: Plan, fees: Fees) -> tuple[Slot, Batch] | None:
         self._check_lease(connection)
+        # Asked here too: the halt may be younger than the caller's look at it.
+        if binding.funding_halt(connection):
+            raise Unavailable("The ledger is halted: nothing is signed any more")
         batch = plan(connection)
         if batch is None:
             return None
