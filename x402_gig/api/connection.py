@@ -69,13 +69,13 @@ def most_connections() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, soft - OTHER_DESCRIPTORS))
+    return min(MAX_CONNECTIONS, max(soft - OTHER_DESCRIPTORS, soft // 2))
 
 
 @cache
 def most_answered() -> int:
     """How many requests are answered at once: fewer than there may be connections, so that others can be refused."""
-    return max(1, most_connections() * 7 // 8)
+    return most_connections() * 7 // 8
 
 
 async def too_many(scope: Scope, receive: Receive, send: Send) -> None:
@@ -207,7 +207,7 @@ class Connection(HttpToolsProtocol):
         self._received = 0
 
     def on_response_complete(self) -> None:
-        """Answer the next request, or wait for it: as uvicorn does, but for a timer that is set for each of them."""
+        """Answer the next request, or wait for it. Uvicorn does the same with a timer for each request."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._wait(SEND_S)
@@ -275,7 +275,11 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, status: HTTPStatus) -> None:
-        """Read nothing more. Requests under way are answered first, then what is no request, if nothing else is."""
+        """Read nothing more from this client, and end the connection.
+
+        The last answer is `status`, or where requests are under way, theirs: a payment's must not be lost for what
+        comes behind it.
+        """
         self._is_refused = True
         if self._is_answering():
             if self._in_head() or self.pipeline or self.cycle.response_started or not self.cycle.more_body:

@@ -2,26 +2,20 @@
 
 import asyncio
 import json
-import re
-import resource
 import select
 import socket
-import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import uvloop
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
 
 from tests.harness import until
+from tests.listeners import Listener, read, started
 from x402_gig.api import connection
-from x402_gig.api.connection import MAX_FIELDS, MAX_HEAD_BYTES, MAX_QUEUED, OTHER_DESCRIPTORS
-from x402_gig.serving import bind, listening
+from x402_gig.api.connection import MAX_FIELDS, MAX_HEAD_BYTES, MAX_QUEUED
 
 OFFERS = {
     "h2c": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n",
@@ -33,93 +27,7 @@ OFFERS = {
 }
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: gigs.example\r\n\r\n"
 CHUNKED = b"%x\r\n%b\r\n4;note=x\r\nmore\r\n0\r\nX-Trailer: %b\r\n\r\n"
-# More than the kernel keeps for a client that reads nothing.
-LONG = "x" * 30_000_000
 LAST = b"GET /last HTTP/1.1\r\nHost: gigs.example\r\nConnection: close\r\n\r\n"
-
-
-@dataclass
-class Listener:
-    """An application that answers with the body it got, `/wait` when it is `released`, `/early` without reading it."""
-
-    port: int = 0
-    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
-    headers: list[list[str]] = field(default_factory=list)
-    released: asyncio.Event = field(default_factory=asyncio.Event)
-    loop: asyncio.AbstractEventLoop | None = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        try:
-            body = await request.body() if request.url.path != "/early" else b""
-        except ClientDisconnect:
-            body = b"(disconnected)"
-        self.asked.append((request.method, request.url.path, body))
-        self.headers.append([name.lower() for name in request.headers])
-        if request.url.path == "/wait":
-            await self.released.wait()
-        text = LONG if request.url.path == "/long" else f"{request.method} {request.url.path} {body.decode('latin-1')}"
-        await PlainTextResponse(text)(scope, receive, send)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
-
-    def release(self) -> None:
-        assert self.loop is not None
-        self.loop.call_soon_threadsafe(self.released.set)
-
-    def answers(self, *pieces: bytes) -> list[tuple[int, str]]:
-        """Status and body of all answers until the server closes the connection."""
-        with self.connect() as client:
-            send(client, pieces)
-            return read(client)
-
-
-def send(client: socket.socket, pieces: Sequence[bytes]) -> None:
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for piece in pieces:
-        try:
-            client.sendall(piece)
-        except OSError:  # it has had enough
-            return
-
-
-def read(client: socket.socket) -> list[tuple[int, str]]:
-    received = client.makefile("rb").read()
-    found, answers = received, []
-    while found:
-        head, _, rest = found.partition(b"\r\n\r\n")
-        [length] = re.findall(rb"content-length: (\d+)", head)
-        answers.append((int(head.split()[1]), rest[: int(length)].decode("latin-1")))
-        found = rest[int(length) :]
-    return answers
-
-
-@contextmanager
-def started(keep_alive_s: int = 75) -> Iterator[Listener]:
-    listener, ready, ended = Listener(), threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        listener.loop = asyncio.get_running_loop()
-        with bind("127.0.0.1", 0) as bound:
-            listener.port = bound.getsockname()[1]
-            async with listening(listener, bound, keep_alive_s=keep_alive_s):
-                ready.set()
-                await asyncio.to_thread(ended.wait)
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert ready.wait(20)
-    try:
-        yield listener
-    finally:
-        listener.release()
-        ended.set()
-        thread.join(20)
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +246,26 @@ def test_a_connection_that_asks_for_nothing_is_closed_after_a_while(sent: bytes)
     assert [status for status, _ in answers] == ([200] if b"GET" in sent else [])
 
 
+def test_a_request_that_comes_as_its_connection_is_closed_is_answered_or_not_run() -> None:
+    request = with_offer("", "Content-Length: 0\r\n")
+    with started(keep_alive_s=1) as listener, ExitStack() as stack:
+        clients = [stack.enter_context(listener.connect()) for _ in range(60)]
+        due = time.monotonic() + 0.97
+        with ThreadPoolExecutor(len(clients)) as pool:
+            found = list(pool.map(lambda n: late(clients[n], request, due + n / 1000), range(len(clients))))
+    assert found.count(True) == len(listener.asked)
+
+
+def late(client: socket.socket, request: bytes, when: float) -> bool:
+    """Is there an answer to a request that is sent at this time, before the connection is closed?"""
+    time.sleep(max(0, when - time.monotonic()))
+    try:
+        client.sendall(request)
+        return client.recv(1000).startswith(b"HTTP/1.1 200")
+    except ConnectionError:
+        return False
+
+
 def test_a_body_that_is_answered_already_is_not_waited_for_for_ever() -> None:
     """The client goes on sending."""
     with started(keep_alive_s=1) as listener, listener.connect() as client:
@@ -383,12 +311,14 @@ def established(port: int) -> list[str]:
 @contextmanager
 def crowded(monkeypatch: pytest.MonkeyPatch, most: int) -> Iterator[Listener]:
     """A server that may have so many connections."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (most + OTHER_DESCRIPTORS,) * 2)
-    for limit in (connection.most_connections, connection.most_answered):
-        limit.cache_clear()
-    with started() as running:
-        yield running
-    for limit in (connection.most_connections, connection.most_answered):
+    limits = (connection.most_connections, connection.most_answered)
+    with monkeypatch.context() as patched:
+        patched.setattr(connection, "MAX_CONNECTIONS", most)
+        for limit in limits:
+            limit.cache_clear()
+        with started() as running:
+            yield running
+    for limit in limits:
         limit.cache_clear()
 
 
