@@ -1,11 +1,13 @@
 """When a gig runs. All times are aware datetimes."""
 
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, TypeVar
 
 from x402_gig.gigs.catalogue import DURATION_S, Duration
 
 Status = Literal["scheduled", "active", "ended"]
+# Or Unix seconds, which lists have of each gig.
+Moment = TypeVar("Moment", datetime, float)
 
 
 def schedule(start_time: datetime, duration: Duration, now: datetime) -> tuple[datetime, datetime]:
@@ -14,7 +16,7 @@ def schedule(start_time: datetime, duration: Duration, now: datetime) -> tuple[d
     return start, start + timedelta(seconds=DURATION_S[duration])
 
 
-def status(start: datetime, end: datetime, now: datetime) -> Status:
+def status(start: Moment, end: Moment, now: Moment) -> Status:
     """The start belongs to the gig, the end does not."""
     if now < start:
         return "scheduled"

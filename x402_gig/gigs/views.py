@@ -1,7 +1,7 @@
 """A gig as the API shows it. Field names are the public gig API's; clients depend on every one of them."""
 
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from x402_gig.gigs import lifecycle
@@ -62,8 +62,7 @@ def status_of(gig: GigRecord, now: datetime) -> str:
     """`scheduled`, `active`, `ended`; `suspended` without its deposit; `created`, `cancelled` where it is not live."""
     if gig.state != "live":
         return gig.state
-    start, end = (datetime.fromtimestamp(t, UTC) for t in (gig.start_at, gig.end_at))
-    return "suspended" if gig.suspended else lifecycle.status(start, end, now)
+    return "suspended" if gig.suspended else lifecycle.status(float(gig.start_at), gig.end_at, now.timestamp())
 
 
 def _action_params(terms: Terms, symbol: str) -> dict[str, str]:
@@ -79,11 +78,12 @@ def _action_params(terms: Terms, symbol: str) -> dict[str, str]:
     return params | {name: value for name, value in asked.items() if value is not None}
 
 
+@cache
 def _displays(gig_type: GigType) -> dict[str, dict[str, Any]]:
     rules, display = RULES[gig_type], DISPLAY[gig_type]
     texts = {"how_to_earn": rules.how_to_earn or "", "earning_criteria": rules.earning_criteria or ""}
     return {
-        platform: {
+        platform.value: {
             "icon": display.icon,
             "label": display.labels[platform],
             "filter_id": gig_type.value,

@@ -31,6 +31,8 @@ from x402_gig.store.tables import commissions, gig_deposits, gigs, movements, pa
 
 # A page is looked for among so many ids first, right below where it begins: mostly they fill it.
 NEAR = 1000
+# And then among so many: a filter that matches nothing must not read the whole ledger. The next page goes on below.
+MOST = 10_000
 
 WalletOf = Callable[[int], str]
 NonceOf = Callable[[int], str]
@@ -130,14 +132,18 @@ _NEWEST = select(func.max(gigs.c.id))
 def list_gigs(connection: Connection, wanted: GigQuery, now: int, key_id: int | None = None) -> Page:
     """Live gigs whose deposit is on chain, at the Unix second `now`; or those that this key has yet to start.
 
-    The newest first, by id: a page goes on where the last one ended, whatever has begun and ended since.
+    The newest first, by id: a page goes on where the last one ended, whatever has begun and ended since. One may have
+    fewer gigs than its limit, or none, and not be the last.
     """
     below = wanted.cursor or (connection.execute(_NEWEST).scalar_one() or 0) + 1
-    rows = _rows(connection, wanted, [gigs.c.id >= below - NEAR, *_wanted(wanted, now, key_id, _is_running)])
+    conditions = [gigs.c.id < below, *_wanted(wanted, now, key_id)]
+    rows = _rows(connection, wanted, [gigs.c.id >= below - NEAR, *conditions])
+    end = None
     if len(rows) <= wanted.limit and below > NEAR:
-        rows = _rows(connection, wanted, _wanted(wanted, now, key_id, _not_ended))
+        among, end = _among(connection, wanted, _examined(wanted, now, key_id, below))
+        rows = _rows(connection, wanted, [*among, *conditions])
     page = [record(row) for row in rows[: wanted.limit]]
-    return Page(page, page[-1].gig_id if len(rows) > wanted.limit else None)
+    return Page(page, page[-1].gig_id if len(rows) > wanted.limit else end)
 
 
 def _rows(connection: Connection, wanted: GigQuery, conditions: Iterable[ColumnElement[bool]]) -> Sequence[RowMapping]:
@@ -145,44 +151,59 @@ def _rows(connection: Connection, wanted: GigQuery, conditions: Iterable[ColumnE
     return connection.execute(query).mappings().all()
 
 
-Ending = Callable[[int], ColumnElement[bool]]
+def _examined(wanted: GigQuery, now: int, key_id: int | None, below: int) -> Select[Any]:
+    """The ids among which a page is looked for, newest first: those that an index leads to, `MOST` of them at most."""
+    query = select(gigs.c.id).where(gigs.c.id < below).limit(MOST)
+    if wanted.creator is not None:
+        query = query.where(gigs.c.creator == wanted.creator)
+    if wanted.status == "created":
+        query = query.where(gigs.c.key_id == key_id)
+    if wanted.status not in RUNNING:
+        return query.order_by(gigs.c.id.desc())
+    # Written out: with a parameter instead, a database does not know that the partial index will do. Ordered by an
+    # expression: by the bare column, a database would rather walk through all that ever ended.
+    live = gigs.c.state == literal_column("'live'")
+    return query.where(live, gigs.c.end_at > now).order_by((gigs.c.id + 0).desc())
 
 
-def _wanted(wanted: GigQuery, now: int, key_id: int | None, not_ended: Ending) -> Iterator[ColumnElement[bool]]:
+def _among(
+    connection: Connection, wanted: GigQuery, examined: Select[Any]
+) -> tuple[list[ColumnElement[bool]], int | None]:
+    """The condition to be one of these ids, and the one below which the next page goes on; None without such a page."""
+    ids = examined.subquery()
+    count, oldest = connection.execute(select(func.count(), func.min(ids.c.id))).one()
+    # A range: of the ids themselves, PostgreSQL makes no bound.
+    among = [gigs.c.id >= (oldest or 0), *([gigs.c.id.in_(examined)] if wanted.status in RUNNING else [])]
+    return among, oldest if count == MOST else None
+
+
+def _wanted(wanted: GigQuery, now: int, key_id: int | None) -> Iterator[ColumnElement[bool]]:
     if wanted.status == "created":
         yield gigs.c.state == "created"
         yield gigs.c.key_id == key_id
     else:
         yield gigs.c.state == "live"
         yield or_(payments.c.state == "settled", gigs.c.payment_id.is_(None) & (gigs.c.is_funded == 1))
-        yield from _STATUS[wanted.status](now, not_ended)
+        yield from _STATUS[wanted.status](now)
     if wanted.platforms:
         yield gigs.c.platform.in_(wanted.platforms)
     for column in (gigs.c.gig_type, gigs.c.token, gigs.c.creator):
         if (value := getattr(wanted, column.name)) is not None:
             yield column == value
-    if wanted.cursor is not None:
-        yield gigs.c.id < wanted.cursor
-
-
-def _is_running(now: int) -> ColumnElement[bool]:
-    """For a few: not the bare column, whose index leads to all of them."""
-    return func.coalesce(gigs.c.end_at, 0) > now
 
 
 def _not_ended(now: int) -> ColumnElement[bool]:
-    """Found by their index first: a database would rather walk through all that ever ended, newest first."""
-    # Written out: with a parameter instead, a database does not know that the partial index will do.
-    live = gigs.c.state == literal_column("'live'")
-    return gigs.c.id.in_(select(gigs.c.id).where(live, gigs.c.end_at > now).correlate(None))
+    """Not the bare column, whose index leads to all of them: which ids are looked at is settled already."""
+    return func.coalesce(gigs.c.end_at, 0) > now
 
 
+RUNNING = ("active", "scheduled")
 # The start belongs to the gig, the end does not.
-_STATUS: Mapping[str, Callable[[int, Ending], tuple[ColumnElement[bool], ...]]] = {
-    "active": lambda now, not_ended: (not_ended(now), gigs.c.start_at <= now),
-    "scheduled": lambda now, not_ended: (not_ended(now), gigs.c.start_at > now),
-    "ended": lambda now, _: (gigs.c.end_at <= now,),
-    "all": lambda now, _: (),
+_STATUS: Mapping[str, Callable[[int], tuple[ColumnElement[bool], ...]]] = {
+    "active": lambda now: (_not_ended(now), gigs.c.start_at <= now),
+    "scheduled": lambda now: (_not_ended(now), gigs.c.start_at > now),
+    "ended": lambda now: (gigs.c.end_at <= now,),
+    "all": lambda now: (),
 }
 
 

@@ -113,10 +113,12 @@ def _bought(db: Connection, number: int, sample: Sample) -> dict[str, int]:
     return {"payment_id": payment_id}
 
 
-@pytest.fixture(params=[gigs.NEAR, 2], ids=["all near", "few near"])
+@pytest.fixture(params=[(gigs.NEAR, gigs.MOST), (2, gigs.MOST), (0, 3)], ids=["all near", "few near", "few at all"])
 def near(request: pytest.FixtureRequest) -> Iterator[None]:
+    near, most = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gigs, "NEAR", request.param)
+        patch.setattr(gigs, "NEAR", near)
+        patch.setattr(gigs, "MOST", most)
         yield
 
 
@@ -133,7 +135,7 @@ def test_the_pages_together_are_the_filter_also_while_gigs_are_added(
         for page_number in range(len(first) + 1):
             page = list_gigs(db, query.model_copy(update={"cursor": cursor}), NOW)
             found += [gig.gig_id for gig in page.gigs]
-            assert len(page.gigs) == query.limit or page.cursor is None
+            assert len(page.gigs) == query.limit or page.cursor is None or gigs.MOST == 3
             if (cursor := page.cursor) is None:
                 break
             for number, sample in enumerate(later[page_number] if page_number < len(later) else []):
@@ -159,6 +161,32 @@ def test_a_last_page_that_is_full_leads_nowhere(db: Connection) -> None:
     first = list_gigs(db, GigQuery(limit=2), NOW)
     last = list_gigs(db, GigQuery(limit=2, cursor=first.cursor), NOW)
     assert (len(first.gigs), first.cursor, len(last.gigs), last.cursor) == (2, first.gigs[-1].gig_id, 2, None)
+
+
+OTHERS = {"token": "0x" + "11" * 20}, {"gig_type": "boost"}, {"platforms": ("onchain",)}, {"status": "scheduled"}
+
+
+@pytest.mark.parametrize("filters", OTHERS, ids=lambda filters: next(iter(filters)))
+def test_a_filter_that_matches_nothing_does_not_read_the_whole_ledger(
+    db: Connection, filters: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads a part, and the next page goes on below."""
+    monkeypatch.setattr(gigs, "NEAR", 1)
+    monkeypatch.setattr(gigs, "MOST", 3)
+    described = {"is_there": True, "platform": "x", "gig_type": "like", "token": "", "creator": ""}
+    ids = [put(db, 0, number, _sample(True, "live", 0, 10, **described)) for number in range(8)]
+    pages = [list_gigs(db, GigQuery(**{"status": "all"} | filters), NOW)]
+    while pages[-1].cursor is not None:
+        pages.append(list_gigs(db, GigQuery(**{"status": "all"} | filters, cursor=pages[-1].cursor), NOW))
+    assert [page.cursor for page in pages] == [ids[5], ids[2], None]
+    assert not any(page.gigs for page in pages)
+
+
+@on_sqlite
+def test_what_is_read_of_the_ledger_is_a_range_of_it(db: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gigs, "NEAR", 0)
+    found_by = plan(db, lambda: list_gigs(db, GigQuery(status="all", gig_type="boost"), NOW))
+    assert found_by[0] == "SEARCH gigs USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
 
 
 @on_sqlite
