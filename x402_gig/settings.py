@@ -38,6 +38,8 @@ _ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
 LARGEST_REWARD = 1_000_000_000_000
 # Where a container engine puts secrets, readable for all in the container: nobody else is there.
 SECRETS = Path("/run/secrets")
+# Foundry's and Hardhat's, and the first of BIP-39's test vectors.
+PUBLISHED_PHRASES = ("test test test test test test test test test test test junk", "abandon " * 11 + "about")
 WITHOUT_DEFAULT = ("network", "commission_address")
 # Of a ledger they never change.
 FIXED = ("network", "wallet_account")
@@ -293,6 +295,8 @@ class Settings(Changeable):
 def _phrase(text: str) -> str:
     """A BIP-39 phrase with single spaces. Raises ValueError, without the phrase."""
     phrase = " ".join(text.split())
+    if phrase in PUBLISHED_PHRASES:
+        raise ValueError("is a published test phrase: anybody could take what its wallets hold")
     try:
         seed_of(phrase)
     except ValueError as exc:

@@ -166,6 +166,7 @@ NOT_KEPT = ", and the ledger does not say it before a server has started on it"
 ADDRESS = "must be an address: 0x and 40 hex digits (and a right checksum where letters are mixed)"
 URL = "must be an http or https URL"
 USDC = "must be a number of USDC"
+PUBLISHED = "is a published test phrase: anybody could take what its wallets hold"
 REDIS = "must be a redis:// or rediss:// URL"
 RATE = "must be such as 600/minute, 5/second or 1000 per 2 hours, or `off`"
 PROXIES = "must be addresses or networks with commas between them, such as 10.0.0.1,10.1.0.0/16"
@@ -188,6 +189,8 @@ PROXIES = "must be addresses or networks with commas between them, such as 10.0.
         ("FACILITATOR", "remote", "must be `local` or an http(s) URL"),
         ("FACILITATOR_TOKEN", "bearer-of-bad-news", "is set but X402_GIG_FACILITATOR is local"),
         ("SEED", "twelve words that are no phrase at all but look a bit so", "is not a valid BIP-39 phrase"),
+        ("SEED", "test test test test test test test test test test test junk", PUBLISHED),
+        ("SEED", "abandon " * 11 + "about", PUBLISHED),
         pytest.param("SEED", PHRASE + " extra", "is not a valid BIP-39 phrase", id="SEED-thirteen words"),
         ("COMMISSION_ADDRESS", "0x" + "12" * 19, ADDRESS),
         ("COMMISSION_ADDRESS", "12" * 20, ADDRESS),
