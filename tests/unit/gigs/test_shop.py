@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.gigs.test_terms import LIMITS, NOW, body_of
+from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.shop import GigShop
 from x402_gig.payments.order import Purchase
 
@@ -23,7 +24,8 @@ class Shelf:
 
 
 def shop(commission_bps: int) -> GigShop:
-    return GigShop(LIMITS, commission_bps, 8453, lambda: NOW)
+    rules = RuleSet(1, 0, commission_bps, LIMITS.minimum_units, LIMITS.maximum_units)
+    return GigShop(Rules(rules), LIMITS.token_address, LIMITS.chain, 8453, lambda: NOW)
 
 
 @pytest.mark.parametrize("bps_now", [0, 1000, 2500])

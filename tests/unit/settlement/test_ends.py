@@ -11,11 +11,10 @@ from sqlalchemy import select
 
 from tests.unit.payments.examples import INTAKE, NOW, PRICE
 from tests.unit.store.examples import ASSET, SHOP, reserved, transfer, word
-from x402_gig.chain.batcher import Call, Result
-from x402_gig.chain.eip3009 import Token
 from x402_gig.chain.node import Block
 from x402_gig.chain.wallets import Wallets
 from x402_gig.metrics import Metrics
+from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.reconciler import Reconciler
 from x402_gig.settlement.settling import Settling
 from x402_gig.store import deposits, tables
@@ -29,12 +28,12 @@ DEPTH, TWO_HOURS = 64, 7200
 class Unused:
     """A chain on which no authorization was executed; `asked_of` is the block of the last question."""
 
-    token = Token(ASSET, "USD Coin", "2", 8453)
     asked_of: Block | None = None
+    is_used: bool | None = False
 
-    async def simulate(self, calls: Sequence[Call], block: Block | None = None) -> tuple[int, list[Result]]:
+    async def are_used(self, authorizations: Sequence[Authorization], block: Block | None = None) -> list[bool | None]:
         self.asked_of = block
-        return 0, [Result(True, True, 0, bytes(32)) for _ in calls]
+        return [self.is_used for _ in authorizations]
 
 
 def block(number: int, timestamp: int) -> Block:
@@ -55,7 +54,7 @@ def reconciler(ledger: Ledger, cursor: Block, now_s: int = NOW) -> Reconciler:
     node: Any = Unused()
     nothing: Any = None
     return Reconciler(
-        node, ledger, settling, watcher, nothing, WALLETS.refund_nonce, lambda: None, lambda: now_s, DEPTH, PRICE,
+        node, ledger, settling, watcher, nothing, WALLETS.refund_nonce, lambda: None, lambda: now_s, DEPTH, lambda: PRICE,
         Metrics(), nothing,
     )  # fmt: skip
 
@@ -78,6 +77,18 @@ def test_a_payment_is_rejected_when_a_block_is_there_that_cannot_have_it(
     # Of a later block nobody has read yet whether the deposit is in it.
     assert isinstance(it.node, Unused)
     assert it.node.asked_of == cursor
+
+
+def test_nobody_is_rejected_by_a_token_that_does_not_tell_whether_the_nonce_is_used(ledger: Ledger) -> None:
+    asyncio.run(ledger.write(lambda c: reserved(c, 1)))
+    it = reconciler(ledger, block(7, VALID_BEFORE))
+    silent: Any = it.node
+    silent.is_used = None
+
+    asyncio.run(it.reconcile())
+
+    assert states(ledger, tables.payments) == ["open"]
+    assert silent.asked_of is not None
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from x402_gig.store.engine import Ledger
 
 SEEN = transfer(1)
 ANCHOR = Block(SEEN.block_number, SEEN.block_hash, word(1), NOW, 7, 30_000_000)
-GROUND = Ground(ANCHOR, ANCHOR.number - 30, frozenset({(SEEN.block_number, SEEN.block_hash)}), SEEN.value)
+GROUND = Ground(ANCHOR, ANCHOR.number - 30, frozenset({(SEEN.block_number, SEEN.block_hash)}), SEEN.value, {})
 WALLETS = Wallets("test test test test test test test test test test test junk")
 
 
@@ -57,7 +57,7 @@ def test_nothing_is_signed_when_the_ledger_has_learnt_of_another_block_meanwhile
 def test_nothing_is_signed_by_who_has_lost_the_lease(ledger: Ledger) -> None:
     leases = Leases(ledger, ["0x1"])
     asyncio.run(leases.renew())
-    plan = Plan(Funding(ledger, cast(Any, None), WALLETS, leases, INTAKE), GROUND, NOW)
+    plan = Plan(Funding(ledger, cast(Any, None), WALLETS, leases), GROUND, NOW)
     with ledger.transaction() as db:
         assert plan(db) is None  # nothing is due
         taken = update(tables.leases).where(tables.leases.c.name == FUNDING)

@@ -42,7 +42,7 @@ def halt(ledger: Ledger, reason: str = "somebody else has the seed") -> str:
 
 
 def test_the_intake_signs_nothing(leases: Leases) -> None:
-    funding = Funding(leases.ledger, NOTHING, WALLETS, leases, INTAKE)
+    funding = Funding(leases.ledger, NOTHING, WALLETS, leases)
     reason = halt(leases.ledger)
     assert asyncio.run(funding._send_batch(NOTHING, None)) == reason
 
@@ -50,13 +50,13 @@ def test_the_intake_signs_nothing(leases: Leases) -> None:
 def test_the_gigs_wallets_send_nothing(leases: Leases) -> None:
     asked: list[Wallet] = []
 
-    def agent_of(wallet: Wallet) -> Any:
+    def agent_of(wallet: Wallet, **_: Any) -> Any:
         asked.append(wallet)
         raise NotImplementedError
 
     payouts = Payouts(leases.ledger, NOTHING, WALLETS, leases, agent_of)
     with pytest.raises(NotImplementedError):
-        asyncio.run(payouts._send_due())
+        asyncio.run(payouts._begin(NOTHING))
     halt(leases.ledger)
-    asyncio.run(payouts._send_due())
+    asyncio.run(payouts._begin(NOTHING))
     assert len(asked) == 1

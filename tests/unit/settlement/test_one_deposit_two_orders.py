@@ -17,10 +17,18 @@ from x402_gig.store.engine import Ledger
 OTHER_TERMS = replace(ORDER, terms={"size": 2})
 
 
+class Used:
+    """A chain on which every authorization was executed."""
+
+    async def is_used(self, authorization: object, block: object) -> bool:
+        return True
+
+
 class ReadAll:
     """A watcher that has read every block."""
 
     doubts = 0
+    read_to = None
 
     async def passed(self, number: int) -> None:
         pass
@@ -30,7 +38,7 @@ def test_the_second_of_two_orders_for_one_deposit_is_a_conflict(tmp_path: Path) 
     async def main() -> Outcome:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
         settling, watcher = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET), ReadAll()
-        claims = Claims(ledger, SHOP, settling, watcher)  # type: ignore[arg-type]
+        claims = Claims(Used(), ledger, SHOP, settling, watcher)  # type: ignore[arg-type]
         await settling.record([transfer(1)])
         first = await claims.claim(reservation(1), 101)
         assert await claims.claim(reservation(1), 101) == first
