@@ -54,8 +54,8 @@ def reconciler(ledger: Ledger, cursor: Block, now_s: int = NOW) -> Reconciler:
     node: Any = Unused()
     nothing: Any = None
     return Reconciler(
-        node, ledger, settling, watcher, nothing, WALLETS.refund_nonce, lambda: None, lambda: now_s, DEPTH, lambda: PRICE,
-        Metrics(), nothing,
+        node, ledger, settling, watcher, nothing, WALLETS.refund_nonce, lambda: None, lambda: now_s, DEPTH,
+        lambda: PRICE, Metrics(), nothing,
     )  # fmt: skip
 
 

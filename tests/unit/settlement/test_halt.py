@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from tests.unit.payments.examples import INTAKE
 from tests.unit.settlement.test_closing import commission_under_way
 from tests.unit.store.examples import word
 from x402_gig.chain.wallets import Wallet, Wallets
+from x402_gig.errors import Unavailable
+from x402_gig.metrics import Metrics
+from x402_gig.settlement.fees import Fees
 from x402_gig.settlement.funding import Funding
 from x402_gig.settlement.leases import Leases
 from x402_gig.settlement.payouts import Payouts
-from x402_gig.store import binding, tables
+from x402_gig.settlement.relayer import Relayer
+from x402_gig.store import binding, slots, tables
 from x402_gig.store.binding import Binding, Cursor
-from x402_gig.store.engine import Ledger
+from x402_gig.store.engine import Connection, Ledger
 
 WALLETS = Wallets("test test test test test test test test test test test junk")
 NOTHING: Any = None
@@ -60,3 +65,25 @@ def test_the_gigs_wallets_send_nothing(leases: Leases) -> None:
     halt(leases.ledger)
     asyncio.run(payouts._begin(NOTHING))
     assert len(asked) == 1
+
+
+def test_a_halt_that_was_written_meanwhile_stops_what_was_to_be_signed(leases: Leases) -> None:
+    """Between a look at the halt and the signature the chain is asked, which takes a while."""
+    wallet = WALLETS.relayer(0)
+    relayer = Relayer(wallet, "0x1", NOTHING, leases.ledger, NOTHING, NOTHING, NOTHING, leases, 1, 64, Metrics())
+    relayer._fence = leases.fence("0x1")
+    planned: list[bool] = []
+
+    def write_down() -> None:
+        plan = partial(_note, planned)
+        asyncio.run(leases.ledger.write(lambda c: relayer._write_down(c, slots.FUNDING, plan, Fees(1, 1))))
+
+    write_down()
+    halt(leases.ledger)
+    with pytest.raises(Unavailable, match="halted"):
+        write_down()
+    assert planned == [True]
+
+
+def _note(planned: list[bool], _: Connection) -> None:
+    planned.append(True)
