@@ -16,6 +16,7 @@ from tests.operator import PRICE, Desk
 from tests.servers import Postgres
 from tests.tokens import Erc20, deploy
 
+LONG_AGO = 1_000_000
 Shop = tuple[Victim, RpcProxy, Creator]
 
 
@@ -27,12 +28,18 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 
 @contextmanager
 def forgotten(server: Victim, folder: Path) -> Iterator[None]:
-    """All that is done within; afterwards the server works with a copy that was made before."""
+    """All that is done within; afterwards the server works with a copy that was made before.
+
+    What was looked at before it was made says nothing of today's wallets: the copy claims to have looked far ahead.
+    """
     backup = ledgers.copy(server.ledger, folder)
+    ledgers.change(backup, f"update gig_ids set looked_to = {LONG_AGO}")
     yield
     server.stop()
     server.environment["X402_GIG_DATABASE_URL"] = backup
     server.start()
+    [[looked_to]] = ledgers.rows(backup, "select looked_to from gig_ids")
+    assert looked_to < LONG_AGO
 
 
 def token(chain: Chain, name: str) -> Erc20:
@@ -110,6 +117,16 @@ def test_whoever_wants_a_gig_whose_wallet_was_not_looked_at_is_not_charged(shop:
         assert server.usdc(second.account.address) == PRICE
     assert second.ask().status_code == 200
     until(lambda: not warning(server))
+
+
+def test_a_server_that_cannot_look_at_the_next_wallets_does_not_start(shop: Shop) -> None:
+    server, proxy, _ = shop
+    server.stop()
+    with proxy.broken(cannot_be_looked_at, "eth_call"):
+        server.spawn()
+        until(lambda: not server.is_running)
+    assert "Cannot start" in server.log
+    server.start()
 
 
 def test_servers_that_start_on_an_old_copy_at_once_give_no_used_wallet_away(postgres: Postgres, tmp_path: Path) -> None:
