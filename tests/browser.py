@@ -1,6 +1,7 @@
 """A real Chromium without a window. Its binary is in an npm package, which unpacks it; nothing is downloaded."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ _FLAGS = [
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Unpacked takes 200 MB, until it is closed."""
+    # Playwright's own Node.js wants a library that a bare system lacks.
+    os.environ.setdefault("PLAYWRIGHT_NODEJS_PATH", shutil.which("node") or "")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         libraries = {} if find_library("nss3") else {"LD_LIBRARY_PATH": f"{folder}/al2023/lib"}
         browser = playwright.chromium.launch(

@@ -281,8 +281,8 @@ def test_a_seed_that_started_gigs_needs_the_ledger_that_knows_them(tmp_path: Pat
 
 def test_a_halted_server_creates_and_starts_nothing(tmp_path: Path) -> None:
     with opened(tmp_path) as (shop, _, creator):
-        made = creator.funded(usdc_of(shop))
         with served(shop, seed=shop.environment["X402_GIG_SEED"]) as twin:
+            made = creator.funded(usdc_of(shop))
             twin.funded(twin.buy(twin.buyer()).json()["gig_id"])
             until(lambda: "halted" in shop.http.get(shop.url + "/readyz").json()["problems"])
         for answer in (creator.start(made), creator.post(CREATE, gig_terms())):

@@ -229,18 +229,21 @@ class Funding:
         self._hold(zip(failed, reasons, strict=True))
 
     async def _hold_back_short(self, short: Mapping[Movement, str]) -> None:
-        """The same of those that were not signed; what is missing may be what somebody else has executed."""
-        self._hold([(move, short[move]) for move in await self._not_executed(list(short))])
+        """The same of those that were not signed; what is missing may be what somebody else has executed.
+
+        At first for a second only: the wallet may have got its money in a block that is newer than the anchor.
+        """
+        self._hold([(move, short[move]) for move in await self._not_executed(list(short))], first_s=1)
 
     async def _not_executed(self, moves: Sequence[Movement]) -> list[Movement]:
         due = await self.ledger.read(lambda c: funding.still_due(c, moves))
         await find_executed(self.node, self.ledger, [m for m in due if m.source_gig is not None])
         return await self.ledger.read(lambda c: funding.still_due(c, moves))
 
-    def _hold(self, failed: Iterable[tuple[Movement, str]]) -> None:
+    def _hold(self, failed: Iterable[tuple[Movement, str]], first_s: int = BACKOFF_S) -> None:
         for move, reason in failed:
             before = self._held.get(move.movement_id)
-            pause_s = min(2 * before.pause_s, MAX_BACKOFF_S) if before else BACKOFF_S
+            pause_s = min(2 * before.pause_s, MAX_BACKOFF_S) if before else first_s
             hold = Hold(move, reason, pause_s, time.monotonic() + pause_s)
             self._held[move.movement_id] = hold
             log.error("funding: %s; next try in %d s", hold, pause_s)
