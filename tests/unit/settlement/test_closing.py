@@ -12,6 +12,7 @@ from x402_gig.settlement.relayer import _close
 from x402_gig.store import direct, funding, slots, tables
 from x402_gig.store.direct import Draft, Fee, Started
 from x402_gig.store.engine import Connection, Ledger
+from x402_gig.store.funding import Movement
 
 ODD = TokenInfo(address(0x0DD), "ODD", 18)
 
@@ -28,6 +29,14 @@ def test_a_commission_is_paid_by_a_transaction_that_succeeds(tmp_path: Path, end
 
 
 def commission_under_way(db: Connection) -> slots.Slot:
+    wallet, move = commission_due(db)
+    slot = slots.open_slot(db, wallet, slots.PAYOUT, 0)
+    funding.enter_slot(db, slot.slot_id, [move], 0)
+    return slot
+
+
+def commission_due(db: Connection) -> tuple[str, Movement]:
+    """A live gig's wallet and what is to leave it."""
     db.execute(insert(tables.api_keys).values(name="A", prefix="gig_1", hash=word(1), created_at=NOW))
     gig_id, wallet = direct.create(db, wallet_of, Draft(1, {}, ODD, 10, 1, NOW, NOW + 60, 41))
     gig, fence = direct.find(db, gig_id), direct.take_turn(db, gig_id, 0)
@@ -35,6 +44,5 @@ def commission_under_way(db: Connection) -> slots.Slot:
     assert fence is not None
     started = Started([transfer(3, nonce=None, payee=wallet)], 0, NOW, NOW + 60)
     assert direct.go_live(db, gig, fence, started, Fee(address(0xFEE), word(0xFEE), ODD.address))
-    slot = slots.open_slot(db, wallet, slots.PAYOUT, 0)
-    funding.enter_slot(db, slot.slot_id, funding.due_in_tokens(db, 1), 0)
-    return slot
+    [move] = funding.due_in_tokens(db, 1)
+    return wallet, move
