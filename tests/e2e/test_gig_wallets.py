@@ -1,7 +1,6 @@
 """What leaves the wallet of a gig by a transaction of its own: once, and never out of what the wallet still owes."""
 
 import json
-from typing import Any
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
