@@ -329,7 +329,8 @@ class Node:
         used = await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, _topic(payer), nonce])
         blocks = {str(log["blockHash"]) for log in used}
         logs = [await self._logs({"blockHash": h}, [eip3009.MOVED_TOPICS]) for h in sorted(blocks)]
-        return [t for found in logs for t in _transfers(found, self.token.address) if t.nonce == nonce]
+        moved = (t for found in logs for t in _transfers(found, self.token.address))
+        return [t for t in moved if (t.payer, t.nonce) == (payer, nonce)]
 
     async def call_as(self, sender: str, call: Call) -> Result:
         """What this account would get for a call of its own. ChainRefused: it would fail."""

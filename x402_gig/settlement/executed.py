@@ -18,4 +18,4 @@ async def find_executed(node: Node, ledger: Ledger, moves: Sequence[Movement]) -
         # A node that tells of fewer blocks at once says nothing: then it is looked for again later.
         with contextlib.suppress(ChainRefused):
             found = await node.executed(wallet, move.nonce, since)
-            await ledger.write(partial(funding.complete, transfers=found))
+            await ledger.write(partial(funding.complete_from_gigs, transfers=found))

@@ -152,9 +152,7 @@ class Relayer:
 
     def _write_down(self, connection: Connection, purpose: str, plan: Plan, fees: Fees) -> tuple[Slot, Batch] | None:
         self._check_lease(connection)
-        # Asked here too: the halt may be younger than the caller's look at it.
-        if binding.funding_halt(connection):
-            raise Unavailable("The ledger is halted: nothing is signed any more")
+        check_not_halted(connection)
         batch = plan(connection)
         if batch is None:
             return None
@@ -269,6 +267,12 @@ class Relayer:
         return await taken_from(self.node, self.wallet.address, slot.nonce, hashes, head, self.reorg_depth)
 
 
+def check_not_halted(connection: Connection) -> None:
+    """Asked in each transaction that signs: the halt may be younger than its caller's look. Raises Unavailable."""
+    if binding.funding_halt(connection):
+        raise Unavailable("The ledger is halted: nothing is signed any more")
+
+
 def _close(connection: Connection, slot: Slot, state: str, end: End) -> None:
     slots.close(connection, slot, state, end)
     if slot.purpose == slots.PAYOUT and state == "mined":
@@ -349,6 +353,7 @@ class Sending:
         self._since = head.number
 
     def _bid(self, connection: Connection, call: dict[str, Any], fees: Fees, is_empty: bool) -> Attempt:
+        check_not_halted(connection)
         if not is_empty:
             self.relayer.check_bid(connection)
         attempt = self.relayer.sign(self.slot, call, fees, is_empty=is_empty)

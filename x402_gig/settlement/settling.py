@@ -50,7 +50,8 @@ class Settling:
         self, transfers: Iterable[TokenTransfer], also: Callable[[Connection], None] = lambda _: None
     ) -> dict[int, Settled]:
         """One commit: deposits, settled payments with their gigs, finished movements, and `also`."""
-        transfers = list(transfers)
+        # A transfer of nothing needs nobody's consent; only an authorization of the intake's shows that it signed.
+        transfers = [t for t in transfers if t.value or (t.nonce and t.payer == self._intake)]
         incoming = [t for t in transfers if t.payee == self._intake != t.payer]
         outgoing = [t for t in transfers if t.payer == self._intake]
         # Commissions and surpluses leave the gigs' own wallets.
@@ -63,7 +64,7 @@ class Settling:
             deposits.record(connection, self._asset, incoming, int(self._clock()))
             settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming if t.nonce])
             strangers = funding.complete(connection, outgoing)
-            funding.complete(connection, from_gigs)
+            funding.complete_from_gigs(connection, from_gigs)
             for stranger in strangers:
                 binding.halt_funding(connection, _halt_reason(stranger))
             return settled, strangers, moved

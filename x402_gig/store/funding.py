@@ -269,12 +269,14 @@ def _awaited() -> Any:
 
 
 _AWAITED = _awaited()
+# A nonce is its payer's own (EIP-3009): anybody may sign an authorization of his own with the number of ours.
 # One that is written down but was never signed here was signed by somebody else with this seed.
 _COMPLETE = (
     update(movements)
     .where(
         movements.c.nonce == bindparam("its_nonce"),
         movements.c.value == bindparam("its_value"),
+        func.lower(movements.c.payee) == bindparam("its_payee"),
         # Not IN, which cannot be run for many rows at once.
         or_(*(movements.c.state == state for state in (*states.before("movement", "done"), "done"))),
         exists(literal(1)).where(slot_movements.c.movement_id == movements.c.id),
@@ -286,6 +288,10 @@ _COMPLETE = (
         block_hash=bindparam("its_block_hash"),
         done_at=func.coalesce(movements.c.done_at, bindparam("now")),
     )
+)
+_OF_THE_INTAKE = _COMPLETE.where(movements.c.source_gig.is_(None))
+_OF_A_GIG = _COMPLETE.where(
+    exists(literal(1)).where(gigs.c.id == movements.c.source_gig, gigs.c.wallet == bindparam("its_payer"))
 )
 
 
@@ -299,18 +305,25 @@ def awaited(connection: Connection, nonces: Sequence[str | None]) -> dict[int, l
 
 
 def complete(connection: Connection, transfers: Iterable[TokenTransfer]) -> list[TokenTransfer]:
-    """Note the movements that these outgoing transfers carried out; returns the transfers that we never signed."""
+    """Note the movements that these transfers of the intake carried out; returns the transfers that we never signed."""
     wanted = [(transfer, _completion(transfer)) for transfer in transfers]
-    if not wanted or connection.execute(_COMPLETE, [values for _, values in wanted]).rowcount == len(wanted):
+    if not wanted or connection.execute(_OF_THE_INTAKE, [values for _, values in wanted]).rowcount == len(wanted):
         return []
     # One by one, which changes nothing for those that are done.
-    return [transfer for transfer, values in wanted if connection.execute(_COMPLETE, values).rowcount != 1]
+    return [transfer for transfer, values in wanted if connection.execute(_OF_THE_INTAKE, values).rowcount != 1]
+
+
+def complete_from_gigs(connection: Connection, transfers: Iterable[TokenTransfer]) -> None:
+    """Note the movements that these transfers carried out, where they are of the wallets of the movements' gigs."""
+    for transfer in transfers:
+        connection.execute(_OF_A_GIG, _completion(transfer) | {"its_payer": transfer.payer})
 
 
 def _completion(transfer: TokenTransfer) -> dict[str, Any]:
     return {
         "its_nonce": transfer.nonce,
         "its_value": transfer.value,
+        "its_payee": transfer.payee,
         "its_transaction": transfer.transaction,
         "its_block_number": transfer.block_number,
         "its_block_hash": transfer.block_hash,

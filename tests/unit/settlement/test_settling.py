@@ -99,6 +99,25 @@ def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_pat
     assert halt == kept
 
 
+def test_a_transfer_of_nothing_in_the_intakes_name_stops_nothing(tmp_path: Path) -> None:
+    """`transferFrom(intake, anybody, 0)` needs no allowance, and any token may call it in our transaction."""
+
+    async def main() -> tuple[str, str]:
+        ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        nothing: dict[str, Any] = {"payer": INTAKE.lower(), "payee": key(5).payer, "value": 0}
+        await settling.record([transfer(1, nonce=None, **nothing)])
+        unsigned = settling.halt
+        await settling.record([transfer(1, **nothing)])
+        ledger.close()
+        return unsigned, settling.halt
+
+    unsigned, signed = asyncio.run(main())
+    assert unsigned == ""
+    assert transfer(1).transaction in signed
+
+
 def test_whoever_stops_waiting_leaves_a_mark(tmp_path: Path) -> None:
     async def main() -> bool:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")

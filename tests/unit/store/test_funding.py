@@ -1,5 +1,5 @@
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from tests.unit.payments.examples import NOW
@@ -136,7 +136,7 @@ def test_evidence_seen_twice_changes_the_place_and_nothing_else(db: Connection) 
     assert times[0] == times[1] is not None
 
 
-@pytest.mark.parametrize("change", [{"nonce": word(4)}, {"value": REWARD + 1}])
+@pytest.mark.parametrize("change", [{"nonce": word(4)}, {"value": REWARD + 1}, {"payee": OTHER}])
 def test_what_this_ledger_did_not_write_down_is_reported(db: Connection, change: dict[str, object]) -> None:
     sell(db, 1)
     [first] = funding.due(db, "reward", 10)
@@ -144,6 +144,29 @@ def test_what_this_ledger_did_not_write_down_is_reported(db: Connection, change:
     stranger = moved(first, **change)
     assert funding.complete(db, [stranger]) == [stranger]
     assert funding.due(db, "reward", 10) == [first]
+
+
+def test_a_strangers_authorization_with_our_nonce_carries_nothing_of_ours_out(db: Connection) -> None:
+    """A nonce is its payer's own (EIP-3009), and those of ours are no secret."""
+    sell(db, 1)
+    [reward] = funding.due(db, "reward", 10)
+    sign(db, reward)
+    funding.complete_from_gigs(db, [moved(reward, payer=OTHER)])
+    assert funding.due(db, "reward", 10) == [reward]
+
+
+def test_what_leaves_a_gigs_wallet_is_of_that_gig(db: Connection) -> None:
+    sell(db, 1, 2)
+    [reward, _] = funding.due(db, "reward", 10)
+    this = tables.movements.c.id == reward.movement_id
+    db.execute(update(tables.movements).where(this).values(source_gig=1))
+    sign(db, reward)
+    wallets = list(db.execute(select(tables.gigs.c.wallet).order_by(tables.gigs.c.id)).scalars())
+    states = []
+    for payer in (OTHER, INTAKE, wallets[1], wallets[0]):
+        funding.complete_from_gigs(db, [moved(reward, payer=payer)])
+        states.append(db.execute(select(tables.movements.c.state).where(this)).scalar_one())
+    assert states == ["due", "due", "due", "done"]
 
 
 def test_strangers_are_found_among_our_own(db: Connection) -> None:
