@@ -50,6 +50,7 @@ KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count
 
 NO_FILE = "the file cannot be opened: is there such a folder, may it be written to, and is there room on the disk?"
 IN_USE = "another server is at work on this file; several servers can share a ledger on PostgreSQL only"
+LINKED = "the file has another name (a hard link), and each name has a lock of its own: remove all but one of its names"
 
 
 class Ledger:
@@ -284,6 +285,9 @@ def _locked(url: URL) -> sqlite3.Connection | None:
     except sqlite3.OperationalError as exc:
         said = IN_USE if exc.sqlite_errorname == "SQLITE_BUSY" else NO_FILE
         raise CannotStart([f"X402_GIG_DATABASE_URL: {said}"]) from None
+    if os.path.exists(path) and os.stat(path).st_nlink > 1:
+        lock.close()
+        raise CannotStart([f"X402_GIG_DATABASE_URL: {LINKED}"])
     return lock
 
 

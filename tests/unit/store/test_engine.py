@@ -146,6 +146,15 @@ def test_a_file_has_one_kind_of_name_and_so_one_lock(tmp_path: Path, form: str, 
     first.close()
 
 
+def test_a_file_that_has_a_second_name_by_a_hard_link_is_refused(tmp_path: Path) -> None:
+    """Each name would have a lock of its own."""
+    first = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    (tmp_path / "other.db").hardlink_to(tmp_path / "ledger.db")
+    with pytest.raises(CannotStart, match=r"DATABASE_URL: the file has another name .* remove all but one"):
+        Ledger(f"sqlite:///{tmp_path}/other.db")
+    first.close()
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("Dear diary, today I sold a gig." * 100)
     with pytest.raises(CannotStart, match="DATABASE_URL"):
