@@ -236,7 +236,7 @@ class RemoteFacilitator:
         tries = itertools.count()
 
         def write_down(connection: Connection) -> tuple[bool, Known | None]:
-            is_new = wanted.key in payments.write_down(connection, [wanted], broadcasts=1)
+            is_new = wanted.key in payments.write_to_charge(connection, [wanted], broadcasts=1)
             known = payments.find(connection, wanted.key)
             if next(tries) and known is not None and not is_new:
                 # It may have been new before the answer to the commit was lost: the reconciler asks `/settle`.

@@ -121,7 +121,7 @@ class Settling:
     def check_selling(self) -> None:
         """Raises Unavailable when a new deposit could not be made or passed on."""
         if self.halt:
-            raise Unavailable("This server does not sell at the moment: its operator must look into its ledger")
+            raise Unavailable(binding.NOT_SELLING)
         if pause := self.pause():
             raise Unavailable(f"This server cannot sell right now: {pause}")
 

@@ -6,7 +6,10 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import Connection, insert, select, update
 
+from x402_gig.errors import Unavailable
 from x402_gig.store.tables import ledger
+
+NOT_SELLING = "This server does not sell at the moment: its operator must look into its ledger"
 
 
 class Binding(Struct, frozen=True):
@@ -68,6 +71,12 @@ def doubt(connection: Connection) -> int:
 def halt_funding(connection: Connection, reason: str) -> None:
     """Sign nothing of ours any more until a person has looked."""
     connection.execute(update(ledger).where(ledger.c.funding_halt == "").values(funding_halt=reason))
+
+
+def check_charging(connection: Connection) -> None:
+    """Raises Unavailable in a halted ledger: nobody may be charged any more, and a server may not know of it yet."""
+    if funding_halt(connection):
+        raise Unavailable(NOT_SELLING)
 
 
 def funding_halt(connection: Connection) -> str:

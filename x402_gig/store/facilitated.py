@@ -3,7 +3,7 @@
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, select, update
 
-from x402_gig.store import journal
+from x402_gig.store import binding, journal
 from x402_gig.store.payments import MAX_BROADCASTS, Reservation, find_open
 from x402_gig.store.tables import payments
 
@@ -49,6 +49,8 @@ def take_resend(connection: Connection, payment_id: int) -> bool:
 
 
 def _count_question(connection: Connection, payment_id: int, *conditions: ColumnElement[bool]) -> bool:
+    """Raises Unavailable in a halted ledger."""
+    binding.check_charging(connection)
     asked = update(payments).where(payments.c.id == payment_id, *conditions)
     values = {"broadcasts": payments.c.broadcasts + 1, "failed": 0, "resend": 0}
     return connection.execute(asked.values(values)).rowcount == 1

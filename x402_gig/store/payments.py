@@ -33,7 +33,7 @@ from x402_gig.payments.checkout import Known
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import Authorization, Payment, PaymentKey
-from x402_gig.store import gig_ids, journal, states
+from x402_gig.store import binding, gig_ids, journal, states
 from x402_gig.store.engine import InsertIgnore, Ledger
 from x402_gig.store.tables import aliases, deposits, payments, slot_payments, slots
 from x402_gig.store.tables import journal as journal_rows
@@ -163,7 +163,7 @@ def reserve(connection: Connection, wanted: Sequence[Reservation]) -> dict[Payme
 
 def leave(connection: Connection, wanted: Sequence[Reservation]) -> dict[PaymentKey, int]:
     """Write the payments down for whoever can send them; the ids of those that nobody sends yet."""
-    new = write_down(connection, wanted)
+    new = write_to_charge(connection, wanted)
     ids = new | _sendable_again(connection, [r for r in wanted if r.key not in new])
     connection.execute(update(payments).where(payments.c.id.in_(ids.values())).values(resend=1))
     journal.note(connection, ids.values(), "open", "left to a server with a relayer")
@@ -206,6 +206,16 @@ def write_down(connection: Connection, wanted: Sequence[Reservation], broadcasts
     ids = _ids_by_key(_INSERT(connection, new))
     journal.note(connection, ids.values(), "open")
     return ids
+
+
+def write_to_charge(
+    connection: Connection, wanted: Sequence[Reservation], broadcasts: int = 0
+) -> dict[PaymentKey, int]:
+    """`write_down` of what is not paid yet. Raises Unavailable for new ones in a halted ledger."""
+    new = write_down(connection, wanted, broadcasts)
+    if new:
+        binding.check_charging(connection)
+    return new
 
 
 def _inherited(connection: Connection, wanted: Sequence[Reservation], now: int) -> set[PaymentKey]:

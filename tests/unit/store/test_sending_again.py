@@ -1,6 +1,7 @@
 """Payments that are sent once more, and the journal of what became of each."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 from msgspec.structs import replace
@@ -8,8 +9,10 @@ from sqlalchemy import Connection, select
 
 from tests.unit.payments.examples import NOW
 from tests.unit.store.examples import ASSET, END, ORDER, SHOP, address, key, reservation, reserved, transfer, word
+from x402_gig.errors import Unavailable
 from x402_gig.payments.outcome import Rejected
-from x402_gig.store import deposits, facilitated, journal, payments, slots, tables
+from x402_gig.store import binding, deposits, facilitated, journal, payments, slots, tables
+from x402_gig.store.binding import Binding, Cursor
 from x402_gig.store.payments import MAX_BROADCASTS, Delivery
 
 REJECTED = Rejected("some_reason", "In words")
@@ -132,6 +135,26 @@ def test_one_whose_end_is_not_kept_as_it_was_signed_is_not_sent_again(db: Connec
     [kept] = payments.unsettled(db, 0, 10)
     assert kept.authorization.valid_before == payments.LAST_S
     settle(db, 1)
+
+
+def test_nobody_is_charged_in_a_ledger_that_was_halted_meanwhile(db: Connection) -> None:
+    """Whoever asks may not know of the halt yet. A payment whose money is here already is claimed all the same."""
+    binding.bind(db, Binding(8453, word(9), "0x1"), Cursor(1, word(8)), 0)
+    failed, wanted = reserved(db, 1, 2)
+    facilitated.note_failure(db, failed)
+    payments.send_again(db, wanted)
+    binding.halt_funding(db, "somebody else has the seed")
+    attempts: list[Callable[[], object]] = [
+        lambda: facilitated.ask_again(db, failed),
+        lambda: facilitated.take_resend(db, wanted),
+        lambda: payments.leave(db, [reservation(3)]),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Unavailable, match="does not sell at the moment"), db.begin_nested():
+            attempt()
+    assert [column(db, payment_id, "broadcasts") for payment_id in (failed, wanted)] == [1, 1]
+    assert payments.find(db, key(3)) is None
+    assert reservation(3).key in payments.write_down(db, [reservation(3)])
 
 
 def test_only_settled_payments_are_opened_again(db: Connection) -> None:
