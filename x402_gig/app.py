@@ -143,7 +143,6 @@ class Server:
             funding_due=self.fund_soon,
             clock=self.clock,
             reorg_depth=self.settings.reorg_depth,
-            minimum_price=lambda: self.shop.rules.current.minimum_price_units,
             metrics=self.metrics,
             recheck=self.keyed.recheck,
         )

@@ -14,7 +14,21 @@ from eth_account import Account
 
 from tests import ledgers
 from tests.crowd import Crowd, Order, crowd
-from tests.harness import USDC, Chain, Dev, Json, devnet, gig_terms, payment_header, refused, running, served, until
+from tests.harness import (
+    USDC,
+    Chain,
+    Dev,
+    Json,
+    calldata,
+    devnet,
+    gig_terms,
+    payload_v2,
+    payment_header,
+    refused,
+    running,
+    served,
+    until,
+)
 from tests.operator import COMMISSION, PRICE, Shop, operated, words
 from tests.servers import Postgres
 
@@ -194,6 +208,23 @@ def test_a_new_minimum_refuses_no_offer_that_was_made_before_it(chain: Chain, tm
         assert shop.post(b"").json()["accepts"][0]["maxAmountRequired"] == str(2 * PRICE)
         until(lambda: shop.post(terms, payment_header(chain.buyer(0), offer)).status_code == 400)
         assert "From 20 to 1000000 USDC" in shop.http.get(f"{shop.url}/openapi.json").text
+
+
+def test_a_deposit_of_less_than_the_new_minimum_that_was_the_price_before_is_paid_back(tmp_path: Path) -> None:
+    """Its buyer never sent the order; a stranger executed the authorization."""
+    with devnet() as chain, operated(chain, tmp_path, max_timeout_s=OFFER_S) as shop:
+        buyer = chain.buyer(PRICE)
+        signed = payload_v2(buyer, shop.quote(gig_terms()), validBefore=str(int(time.time()) + 600))
+        assert shop.desk.run("settings", "set", "--minimum-reward", "20", "--yes").returncode == 0
+        chain.send(A_WALLET, USDC, calldata(signed["payload"]))
+        until(lambda: shop.post(gig_terms()).status_code == 400)
+        shop.read_up(blocks=5)
+        [waiting] = shop.desk.shown("refunds", "list")["unclaimed"]
+        assert "its order may still come" in waiting["why"][0]
+
+        chain.rpc("evm_increaseTime", 7300)
+        shop.read_up(blocks=5)
+        until(lambda: chain.usdc(buyer.address) == PRICE)
 
 
 # A change of the commission address

@@ -9,7 +9,6 @@ from x402_gig.chain.node import Node
 from x402_gig.chain.rpc import Rpc
 from x402_gig.chain.wallets import Wallets
 from x402_gig.errors import CannotStart
-from x402_gig.gigs.pricing import Price
 from x402_gig.settings import FIXED, Settings
 from x402_gig.settlement import preflight
 from x402_gig.store import binding, kept
@@ -23,11 +22,6 @@ class Office(Struct, frozen=True):
     settings: Settings
     wallets: Wallets
     ledger: Ledger
-
-    @property
-    def minimum_price(self) -> int:
-        """The least that anything costs, in base units; what is less is dust."""
-        return Price.of(self.settings.minimum_reward, self.settings.commission_bps).total_units
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from x402_gig.backoffice.opening import Office
 from x402_gig.backoffice.words import clock, number, usdc
 from x402_gig.errors import Refused
 from x402_gig.settlement.reconciler import REFUND_AFTER_S
-from x402_gig.store import binding, inquiries, refunds
+from x402_gig.store import binding, inquiries, kept, refunds
 from x402_gig.store.engine import Connection
 from x402_gig.store.inquiries import Row
 from x402_gig.store.refunds import Deposit
@@ -34,17 +34,17 @@ class Overview(Struct, frozen=True):
 
 
 def overview(connection: Connection, office: Office, now_s: int) -> Overview:
-    seen = binding.cursor(connection).number
+    seen, least = binding.cursor(connection).number, kept.least_price(connection)
     return Overview(
-        [_unclaimed(deposit, office, seen, now_s) for deposit in refunds.unclaimed(connection, LISTED)],
+        [_unclaimed(deposit, office, seen, least, now_s) for deposit in refunds.unclaimed(connection, LISTED)],
         inquiries.refunds(connection, PAID_LISTED),
         binding.funding_halt(connection),
     )
 
 
-def _unclaimed(deposit: Deposit, office: Office, seen: int, now_s: int) -> Unclaimed:
+def _unclaimed(deposit: Deposit, office: Office, seen: int, least_price: int, now_s: int) -> Unclaimed:
     missing = _missing_blocks(deposit, office, seen)
-    return Unclaimed(deposit, missing == 0, list(_why(deposit, office, missing, now_s)))
+    return Unclaimed(deposit, missing == 0, list(_why(deposit, missing, least_price, now_s)))
 
 
 def _missing_blocks(deposit: Deposit, office: Office, seen: int) -> int:
@@ -52,14 +52,14 @@ def _missing_blocks(deposit: Deposit, office: Office, seen: int) -> int:
     return max(0, deposit.block_number + office.settings.reorg_depth - seen)
 
 
-def _why(deposit: Deposit, office: Office, missing_blocks: int, now_s: int) -> Iterator[str]:
+def _why(deposit: Deposit, missing_blocks: int, least_price: int, now_s: int) -> Iterator[str]:
     if missing_blocks:
         yield f"not final for {number(missing_blocks, 'block')} yet"
     if deposit.nonce is None:
         yield f"a plain transfer, whose sender may not be its owner: x402-gig refunds pay {deposit.id} --to ADDRESS"
         return
-    if deposit.value < office.minimum_price:
-        yield f"less than anything costs ({usdc(office.minimum_price)}): x402-gig refunds pay {deposit.id}"
+    if deposit.value < least_price:
+        yield f"less than anything ever cost ({usdc(least_price)}): x402-gig refunds pay {deposit.id}"
     elif now_s < (ripe_at := deposit.created_at + REFUND_AFTER_S):
         yield f"its order may still come until {clock(ripe_at)} UTC; then it is paid back by itself"
 

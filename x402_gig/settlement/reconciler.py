@@ -15,7 +15,7 @@ from x402_gig.payments.outcome import Rejected
 from x402_gig.settlement.claims import NONCE_USED
 from x402_gig.settlement.settling import Settling
 from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import funding, payments, refunds
+from x402_gig.store import funding, kept, payments, refunds
 from x402_gig.store.engine import Connection, Ledger
 from x402_gig.store.funding import Movement
 from x402_gig.store.payments import OpenPayment, Reservation
@@ -60,7 +60,6 @@ class Reconciler:
     funding_due: Callable[[], None]
     clock: Callable[[], float]
     reorg_depth: int
-    minimum_price: Callable[[], int]
     metrics: Metrics
     # Of gigs that a reorganisation has suspended.
     recheck: Callable[[], Awaitable[None]]
@@ -136,7 +135,7 @@ class Reconciler:
         limits = {
             "up_to_block": self.watcher.cursor.number - self.reorg_depth,
             "before_s": int(self.clock()) - REFUND_AFTER_S,
-            "minimum": self.minimum_price(),
+            "minimum": await self.ledger.read(kept.least_price),
         }
         if self.settling.halt or not await self.ledger.read(lambda c: refunds.ripe(c, 1, **limits)):
             return

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -285,7 +286,7 @@ def _locked(url: URL) -> sqlite3.Connection | None:
     except sqlite3.OperationalError as exc:
         said = IN_USE if exc.sqlite_errorname == "SQLITE_BUSY" else NO_FILE
         raise CannotStart([f"X402_GIG_DATABASE_URL: {said}"]) from None
-    if os.path.exists(path) and os.stat(path).st_nlink > 1:
+    if Path(path).exists() and Path(path).stat().st_nlink > 1:
         lock.close()
         raise CannotStart([f"X402_GIG_DATABASE_URL: {LINKED}"])
     return lock

@@ -74,6 +74,11 @@ def history(connection: Connection) -> Sequence[RuleSet]:
     return [RuleSet(*row) for row in connection.execute(_HISTORY)]
 
 
+def least_price(connection: Connection) -> int:
+    """The least that anything has ever cost, in base units: a deposit of less was never a price, and is dust."""
+    return min((rules.minimum_price_units for rules in history(connection)), default=0)
+
+
 def in_force(connection: Connection, offer_s: int) -> tuple[RuleSet, list[RuleSet]]:
     """The rule set in force, and the others that a price of the last `offer_s` seconds may have been quoted by.
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from tests.unit.payments.examples import INTAKE, NOW, PRICE
+from tests.unit.payments.examples import INTAKE, NOW
 from tests.unit.store.examples import ASSET, SHOP, reserved, transfer, word
 from x402_gig.chain.node import Block
 from x402_gig.chain.wallets import Wallets
@@ -55,7 +55,7 @@ def reconciler(ledger: Ledger, cursor: Block, now_s: int = NOW) -> Reconciler:
     nothing: Any = None
     return Reconciler(
         node, ledger, settling, watcher, nothing, WALLETS.refund_nonce, lambda: None, lambda: now_s, DEPTH,
-        lambda: PRICE, Metrics(), nothing,
+        Metrics(), nothing,
     )  # fmt: skip
 
 
