@@ -54,9 +54,11 @@ def set_settings(
         "commission_address": commission_address,
     }
     wanted = _checked({name: value for name, value in given.items() if value is not None})
-    changed = read_office(lambda connection, office: shown.planned(connection, office, wanted))
+    changed, found = read_office(
+        lambda connection, office: (shown.planned(connection, office, wanted), shown.shared(connection))
+    )
     if not changed:
-        err().print("The ledger says so already.")
+        err().print(f"The ledger says so already: {shown.when(found)}.", soft_wrap=True)
         return
     for name, (before, after) in changed.items():
         err().print(f"{name}: {before} → {after}", soft_wrap=True)
@@ -66,7 +68,7 @@ def set_settings(
     found, warnings = write_office(
         lambda connection, office: (shown.change(connection, office, wanted), shown.warnings(connection, office))
     )
-    err().print("Written down: the running servers follow within seconds. See x402-gig settings show")
+    err().print(f"Written down in the ledger: {shown.when(found)}. See x402-gig settings show", soft_wrap=True)
     if as_json:
         print_json(shown.as_json(found))
     _warn(warnings)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -295,7 +296,7 @@ def test_show_tells_who_the_servers_are_and_each_rule_set(shop_at_work: Shop) ->
         (["--commission-address", f"0x{0:040x}"], 2, "may not be the zero address"),
         (["--commission-address", USDC], 1, "would be the token: it must be an address of your own"),
         (["--minimum-reward", "2000000"], 1, "The maximum reward would be less than the minimum"),
-        (["--commission-bps", "1000"], 0, "The ledger says so already."),
+        (["--commission-bps", "1000"], 0, "The ledger says so already: its prices are in force."),
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(
@@ -314,6 +315,25 @@ def test_whoever_does_not_say_yes_changes_nothing(shop_at_work: Shop) -> None:
     assert done.returncode == 1
     assert "commission_bps: 1000 → 500" in done.stderr
     assert shop_at_work.desk.shown("settings", "show") == before
+
+
+def test_the_commands_tell_which_rule_set_is_in_force_and_from_when_a_change_counts(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Also behind one that was written while the clock was an hour ahead."""
+    with operated(chain, tmp_path) as shop:
+        ahead = shop.desk.run("settings", "set", "--commission-bps", "400", "--yes")
+        assert re.search(r"prices change at \d{4}-.* UTC", ahead.stderr)
+        ledgers.change(shop.desk.ledger, "update rule_sets set valid_from = valid_from + 3600 where id = 2")
+        waiting = words(shop.desk.run("settings", "set", "--commission-bps", "400", "--yes").stderr)
+        assert "The ledger says so already" in waiting
+        assert "prices change at" in waiting
+
+        assert shop.desk.run("settings", "set", "--commission-bps", "500", "--yes").returncode == 0
+        until(lambda: shop.quote(gig_terms())["amount"] == str(NEW_PRICE))
+        shown = shop.desk.shown("settings", "show")["rule_sets"]
+        assert [(rules["id"], rules["in_force"]) for rules in shown] == [(3, True), (2, False), (1, False)]
+        assert shop.desk.run("settings", "show").stdout.count("in force") == 1
 
 
 def test_a_setting_with_which_no_server_starts_is_named_by_both_commands(chain: Chain, tmp_path: Path) -> None:

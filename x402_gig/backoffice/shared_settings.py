@@ -18,17 +18,19 @@ NONE = "The ledger keeps no settings yet: a server that starts on it writes them
 
 
 class Shared(Struct, frozen=True):
-    """`identity` by the names of the settings; rule sets are the newest first."""
+    """`identity` by the names of the settings; rule sets are the newest first, and `current` is in force."""
 
     identity: Mapping[str, Any]
     rule_sets: Sequence[RuleSet]
+    current: RuleSet
 
 
 def shared(connection: Connection) -> Shared:
     """Raises Refused when there are none."""
     if not (found := kept.settings(connection)):
         raise Refused(NONE)
-    return Shared({name: found[name] for name in kept.IDENTITY}, kept.history(connection))
+    current, _ = kept.in_force(connection, 0)
+    return Shared({name: found[name] for name in kept.IDENTITY}, kept.history(connection), current)
 
 
 def planned(connection: Connection, office: Office, wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -60,7 +62,8 @@ def change(connection: Connection, office: Office, wanted: Mapping[str, Any]) ->
 def as_json(found: Shared) -> dict[str, Any]:
     """Amounts in base units, times in Unix seconds."""
     sets = [
-        {"id": s.set_id, "valid_from": s.valid_from, **{name: getattr(s, name) for name in kept.PRICES}}
+        {"id": s.set_id, "valid_from": s.valid_from, "in_force": s == found.current}
+        | {name: getattr(s, name) for name in kept.PRICES}
         for s in found.rule_sets
     ]
     return {**found.identity, "rule_sets": sets}
@@ -70,8 +73,17 @@ def told(found: Shared) -> str:
     lines = [f"{name:<18}  {value}" for name, value in found.identity.items()]
     for rules in found.rule_sets:
         prices = "  ".join(f"{name} {written(name, getattr(rules, name))}" for name in kept.PRICES)
-        lines.append(f"rule set {rules.set_id:<9}  from {clock(rules.valid_from)} UTC  {prices}")
+        mark = "  in force" if rules == found.current else ""
+        lines.append(f"rule set {rules.set_id:<9}  from {clock(rules.valid_from)} UTC  {prices}{mark}")
     return "\n".join(lines)
+
+
+def when(found: Shared) -> str:
+    """When the newest prices count."""
+    newest = found.rule_sets[0]
+    if newest == found.current:
+        return "its prices are in force"
+    return f"its prices change at {clock(newest.valid_from)} UTC"
 
 
 def warnings(connection: Connection, office: Office) -> list[str]:

@@ -57,10 +57,13 @@ def commission_address(connection: Connection) -> str:
 
 
 def change_prices(connection: Connection, changes: Mapping[str, Any]) -> RuleSet:
-    """Write the next rule set down: the newest with these changes, in force in `LEAD_S`."""
+    """Write the next rule set down: the newest with these changes, in force in `LEAD_S`.
+
+    It follows the newest also where that one was dated by a clock that was ahead: of two, the later number counts.
+    """
     newest = history(connection)[0]
     values = {name: changes.get(name, getattr(newest, name)) for name in PRICES}
-    _add(connection, values, max(newest.valid_from, clock_s(connection) + LEAD_S))
+    _add(connection, values, clock_s(connection) + LEAD_S)
     return history(connection)[0]
 
 

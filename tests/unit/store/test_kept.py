@@ -95,7 +95,22 @@ def test_rule_sets_follow_one_another_also_when_the_clock_goes_back(started: Con
     first = kept.change_prices(started, {"commission_bps": 500})
     clock.now -= 100
     second = kept.change_prices(started, {"minimum_reward": 1})
-    assert (second.valid_from, second.commission_bps) == (first.valid_from, 500)
+    assert (second.valid_from, second.commission_bps) == (clock.now + kept.LEAD_S, 500)
     assert in_force(started)[0] == 1000
-    clock.now = first.valid_from
-    assert kept.in_force(started, OFFER_S)[0] == second
+    for clock.now in (second.valid_from, first.valid_from, first.valid_from + 1000):
+        assert kept.in_force(started, OFFER_S)[0] == second
+
+
+def test_a_rule_set_that_was_written_while_the_clock_was_ahead_keeps_no_later_one_waiting(
+    started: Connection, clock: Clock
+) -> None:
+    clock.now += 3600
+    kept.change_prices(started, {"commission_bps": 500})
+    clock.now -= 3600 - 1000
+    kept.change_prices(started, {"commission_bps": 400})
+    clock.now += kept.LEAD_S
+    assert in_force(started) == (400, [500, 1000])
+    clock.now += OFFER_S + kept.LEAD_S
+    assert in_force(started) == (400, [])
+    clock.now += 3600
+    assert in_force(started) == (400, [])
