@@ -194,7 +194,7 @@ class Server:
         return "its relayers are out of gas" if self.dispatcher.is_out_of_gas else ""
 
     async def _look_at_others(self) -> None:
-        """What is due may be another process's doing."""
+        """What is due may be another process's doing, or that of a commit whose answer was lost."""
         await self.funding.look()
         self.dispatcher.wake()
 

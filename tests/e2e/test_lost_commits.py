@@ -228,6 +228,15 @@ def test_another_name_of_a_payment_whose_commit_was_lost_has_the_gig(shop: Serve
     assert paid(purchase) == PRICE
 
 
+def test_a_gig_is_funded_though_the_commit_that_made_it_was_lost(shop: Server, proxy: CommitProxy) -> None:
+    """Nothing else is sold that would have the gig looked at."""
+    purchase = purchase_of(shop)
+    cut = proxy.cuts("INSERT INTO gigs")
+    gig = gig_of(purchase.pay_until(200))
+    assert cut.is_committed.is_set()
+    shop.funded(gig)
+
+
 def test_whatever_commits_are_lost_whoever_signs_anew_after_each_503_is_charged_once(
     shop: Server, proxy: CommitProxy
 ) -> None:

@@ -94,7 +94,7 @@ class Funding:
             self._due_since = time.monotonic()
 
     async def look(self) -> None:
-        """Has another process written down what is to be moved on?"""
+        """Has another process written down what is to be moved on, or this one without being told?"""
         if self.leases.fence(FUNDING) is None:
             self._pulse = None
             return

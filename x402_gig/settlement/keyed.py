@@ -19,6 +19,7 @@ from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
 from x402_gig.errors import (
     BeingProcessed,
     ChainRefused,
+    CommitUnknown,
     GigError,
     NotFound,
     NotFunded,
@@ -109,11 +110,15 @@ class KeyedGigs:
                     block, started = await self._look(gig)
             except TimeoutError:
                 raise Unavailable("The chain took too long: try again") from None
-            if not await self.ledger.write(lambda c: direct.go_live(c, gig, fence, started, self._fee(c, gig))):
+            try:
+                is_live = await self.ledger.write(lambda c: direct.go_live(c, gig, fence, started, self._fee(c, gig)))
+            except CommitUnknown:  # live, perhaps, and then it is not started again
+                await self._follow_up(gig_id, started, block)
+                raise
+            if not is_live:
                 raise BeingProcessed(gig_id)
         log.info("gig %d started, %d base units beyond its total", gig_id, started.surplus_units)
-        self.funding_due()
-        await self._confirm(gig_id, started.deposits, block)
+        await self._follow_up(gig_id, started, block)
 
     async def recheck(self) -> None:
         """Look again for the funding that a reorganisation took away; each gig by itself, the next ones in each round.
@@ -137,7 +142,11 @@ class KeyedGigs:
             if balance < await self.ledger.read(partial(debts.owed, gig_id=gig.gig_id)):
                 return ""
             found = await self._deposits(gig, block, balance)
-            await self.ledger.write(partial(direct.funded_again, gig_id=gig.gig_id, transfers=found))
+            try:
+                await self.ledger.write(partial(direct.funded_again, gig_id=gig.gig_id, transfers=found))
+            except CommitUnknown:
+                self.funding_due()
+                raise
         except GigError as exc:
             return f"gig {gig.gig_id}: {exc.detail}"
         log.warning("gig %d: its funding is on chain again", gig.gig_id)
@@ -199,6 +208,10 @@ class KeyedGigs:
         is_usdc = gig.token.address == self.node.token.address
         nonce = self.wallets.fee_nonce(gig.gig_id)
         return Fee(kept.commission_address(connection), nonce, None if is_usdc else gig.token.address)
+
+    async def _follow_up(self, gig_id: int, started: Started, block: Block) -> None:
+        self.funding_due()
+        await self._confirm(gig_id, started.deposits, block)
 
     async def _confirm(self, gig_id: int, deposits: Sequence[TokenTransfer], seen: Block) -> None:
         """The watcher may have read another block of these heights meanwhile: then it has not seen these rows."""

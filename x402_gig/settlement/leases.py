@@ -27,7 +27,7 @@ class Leases:
     """What this process holds, as it was told at the last renewal. What counts is `check`, in the transaction.
 
     `relayers` are those of the whole ledger. `out_of_gas` is kept by whoever sends. `renewed` is called after each
-    renewal while there are other processes. While it `is_blind`, this process leaves everything to those.
+    renewal. While it `is_blind`, this process leaves everything to the other processes.
     """
 
     ledger: Ledger
@@ -114,7 +114,7 @@ class Leases:
             await self._leave()
             return
         await self.renew()
-        if self.renewed is not None and self.processes > 1:
+        if self.renewed is not None:
             await self.renewed()
 
     async def renew(self) -> None:

@@ -5,10 +5,11 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block
-from x402_gig.errors import Unavailable
+from x402_gig.errors import CommitUnknown, Unavailable
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
@@ -18,6 +19,8 @@ from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Settling:
@@ -69,7 +72,7 @@ class Settling:
                 binding.halt_funding(connection, _halt_reason(stranger))
             return settled, strangers, moved
 
-        settled, strangers, moved = await self._ledger.write(work)
+        settled, strangers, moved = await self._write(work)
         for stranger in strangers:
             self.halt = _halt_reason(stranger)
             log.critical("halted: %s", self.halt)
@@ -88,7 +91,7 @@ class Settling:
             is_open_again = any([_forget(connection, block) for block in replaced])
             return is_open_again, binding.doubt(connection) if replaced else binding.doubts(connection)
 
-        is_open_again, doubts = await self._ledger.write(work)
+        is_open_again, doubts = await self._write(work)
         if is_open_again:
             self.slots_reopened()
         return doubts
@@ -105,11 +108,20 @@ class Settling:
             is_known = binding.doubts(connection) == doubts
             return settled, is_known and payments.reject(connection, payment_id, rejected)
 
-        settled, is_rejected = await self._ledger.write(work)
+        settled, is_rejected = await self._write(work)
         self._announce(settled)
         if is_rejected:
             PaymentLog(log, payment_id).info("rejected: %s", rejected.detail)
             self.tell(payment_id, rejected)
+
+    async def _write(self, work: Callable[[Connection], T]) -> T:
+        """`Ledger.write`. When the answer is lost, all that may follow is due: a repetition finds nothing new."""
+        try:
+            return await self._ledger.write(work)
+        except CommitUnknown:
+            self.funding_due()
+            self.slots_reopened()
+            raise
 
     def _announce(self, settled: dict[int, Settled]) -> None:
         for payment_id, outcome in settled.items():

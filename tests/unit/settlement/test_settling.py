@@ -1,11 +1,16 @@
 """Evidence meets payments, in whatever order the two arrive."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import insert, select
 
+from tests.cuts import CommitProxy, commit_proxy
+from tests.servers import Postgres
 from tests.unit.payments.examples import INTAKE, NOW
 from tests.unit.store.examples import (
     ASSET,
@@ -21,6 +26,7 @@ from tests.unit.store.examples import (
 )
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block
+from x402_gig.errors import CommitUnknown
 from x402_gig.gigs.records import TokenInfo
 from x402_gig.payments.outcome import Outcome, Rejected, Settled
 from x402_gig.settlement.settling import Settling
@@ -173,6 +179,33 @@ def test_a_block_that_was_replaced_takes_everything_back_that_was_seen_in_it(tmp
     assert before == ("settled", "done", "mined", 1, 0)
     assert after == ("open", "due", "open", 0, 1)
     assert reopened
+
+
+def test_when_the_answer_to_a_commit_is_lost_all_that_may_follow_it_is_due(postgres: Postgres) -> None:
+    """The same work finds nothing new when it is repeated."""
+    called: list[str] = []
+
+    async def main(ledger: Ledger, proxy: CommitProxy) -> None:
+        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling.funding_due = lambda: called.append("funding")
+        settling.slots_reopened = lambda: called.append("slots")
+        block = Block(HEIGHT, word(4242), word(1), NOW, 7, 30_000_000)
+        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: reserved(c, 1, 2))
+        works: dict[str, Callable[[], Awaitable[object]]] = {
+            "INSERT INTO gigs": lambda: settling.record([transfer(1)]),
+            "UPDATE ledger SET doubts": lambda: settling.forget([block]),
+            "some_reason": lambda: settling.close(2, word(2), Rejected("some_reason", ""), 1),
+        }
+        for said, work in works.items():
+            called.clear()
+            proxy.cuts(said)
+            with pytest.raises(CommitUnknown):
+                await work()
+            assert called == ["funding", "slots"], said
+
+    with commit_proxy(postgres.database()) as proxy, closing(Ledger(proxy.url)) as ledger:
+        asyncio.run(main(ledger, proxy))
 
 
 def _reward_in_a_slot(connection: Connection) -> TokenTransfer:
