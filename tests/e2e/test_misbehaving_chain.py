@@ -138,6 +138,24 @@ def test_a_fault_at_any_step_costs_nobody_anything(shop: Shop, step: str, fault:
     one.gig()
 
 
+@pytest.mark.parametrize("time", ["0x" + "f" * 4500, hex(2**63), hex(4_102_444_800)], ids=["huge", "2^63", "2100"])
+def test_one_block_of_an_absurd_time_neither_ends_the_server_nor_refuses_a_payment(shop: Shop, time: str) -> None:
+    seen: list[Json] = []
+
+    def absurd(request: Json, forward: faults.Forward) -> faults.Reply:
+        answer = forward()
+        if request["params"][0] == "latest" and not seen:
+            seen.append(answer)
+            answer["result"]["timestamp"] = time
+        return answer
+
+    one = sale(shop.dev)
+    with shop.proxy.broken(absurd, "eth_getBlockByNumber"):
+        looked = shop.asked("eth_getBlockByNumber")
+        until(lambda: seen and shop.asked("eth_getBlockByNumber") > looked + 1)
+    one.gig()
+
+
 def test_a_nodes_own_words_are_not_for_strangers(shop: Shop) -> None:
     key = "9aa3d95b3bc440fa88ea12eaa4456161"
     one = sale(shop.dev)

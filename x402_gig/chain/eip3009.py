@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from x402_gig.chain import abi
+from x402_gig.chain.answers import count, quantity, word
 from x402_gig.chain.keccak import keccak
 from x402_gig.chain.keys import PrivateKey, address_of, recover
 from x402_gig.payments.payment import Authorization
@@ -155,7 +156,7 @@ def _is_live(log: Mapping[str, Any], token: str) -> bool:
 
 
 def _position(log: Mapping[str, Any]) -> tuple[int, int]:
-    return int(log["blockNumber"], 16), int(log["logIndex"], 16)
+    return count(log["blockNumber"]), count(log["logIndex"])
 
 
 def _is(log: Mapping[str, Any], topic: str) -> bool:
@@ -163,16 +164,16 @@ def _is(log: Mapping[str, Any], topic: str) -> bool:
 
 
 def _transfer(before: Mapping[str, Any] | None, log: Mapping[str, Any]) -> TokenTransfer:
-    nonce = before["topics"][2].lower() if before is not None and _authorizes(before, log) else None
+    nonce = word(before["topics"][2]) if before is not None and _authorizes(before, log) else None
     return TokenTransfer(
         payer=address_in(log["topics"][1]),
         nonce=nonce,
         payee=address_in(log["topics"][2]),
-        value=int(log["data"], 16),
-        transaction=log["transactionHash"].lower(),
-        log_index=int(log["logIndex"], 16) - (nonce is not None),
-        block_number=int(log["blockNumber"], 16),
-        block_hash=log["blockHash"].lower(),
+        value=quantity(log["data"]),
+        transaction=word(log["transactionHash"]),
+        log_index=count(log["logIndex"]) - (nonce is not None),
+        block_number=count(log["blockNumber"]),
+        block_hash=word(log["blockHash"]),
     )
 
 
@@ -180,10 +181,10 @@ def _authorizes(used: Mapping[str, Any], moved: Mapping[str, Any]) -> bool:
     return (
         _is(used, AUTHORIZATION_USED_TOPIC)
         and used["transactionHash"] == moved["transactionHash"]
-        and int(used["logIndex"], 16) + 1 == int(moved["logIndex"], 16)
+        and count(used["logIndex"]) + 1 == count(moved["logIndex"])
         and address_in(used["topics"][1]) == address_in(moved["topics"][1])
     )
 
 
 def address_in(topic: str) -> str:
-    return "0x" + topic[-40:].lower()
+    return "0x" + word(topic)[-40:]

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from x402_gig.chain import batcher, eip3009, erc20, rlp, used_wallets
+from x402_gig.chain.answers import count, octets, quantity, word
 from x402_gig.chain.batcher import Call, Result
 from x402_gig.chain.eip3009 import Token, TokenTransfer, token_transfers
 from x402_gig.chain.keccak import keccak
@@ -25,6 +26,8 @@ MALFORMED = (TypeError, ValueError, LookupError, AttributeError)
 # Two blocks of Base; what takes longer is looked for by its hash.
 SEND_TIMEOUT_S = 5
 PRIORITY_FEE_TTL_S = 10
+# No chain's clock is that far ahead of this machine's, nor one block of the one before.
+MAX_AHEAD_S = 24 * 3600
 # More than a cold storage slot and the proxy in front of the token cost.
 READ_GAS = 50_000
 # More than the batcher takes to look for one block.
@@ -79,18 +82,20 @@ class Node:
         self._send_sync = True
         self._priority_fee = 0
         self._priority_fee_until = 0.0
+        # The latest time of a block, in Unix seconds.
+        self._latest = 0
 
     async def chain_id(self) -> int:
-        return _int(await self.rpc.call("eth_chainId"))
+        return quantity(await self.rpc.call("eth_chainId"))
 
     async def genesis_hash(self) -> str:
         return (await self.existing(0)).hash
 
     async def head(self) -> Block:
-        return _required(_block(await self.rpc.call("eth_getBlockByNumber", "latest", False)), "latest")
+        return _required(await self._block("eth_getBlockByNumber", "latest"), "latest")
 
     async def block(self, number: int) -> Block | None:
-        return _block(await self.rpc.call("eth_getBlockByNumber", hex(number), False))
+        return await self._block("eth_getBlockByNumber", hex(number))
 
     async def existing(self, number: int) -> Block:
         """The same, of a chain that is known to be this long: ChainUnavailable for a node that is behind."""
@@ -98,8 +103,17 @@ class Node:
 
     async def parent(self, block: Block) -> Block:
         """The block before this one on its own chain."""
-        raw = await self.rpc.call("eth_getBlockByHash", block.parent_hash, False)
-        return _required(_block(raw), block.parent_hash)
+        return _required(await self._block("eth_getBlockByHash", block.parent_hash), block.parent_hash)
+
+    async def _block(self, method: str, name: str) -> Block | None:
+        """ChainUnavailable for one that seems to be of the future, unless the block before it is of that time too."""
+        block = _block(await self.rpc.call(method, name, False))
+        if block is not None and block.timestamp > max(self._latest, time.time()) + MAX_AHEAD_S:
+            parent = _block(await self.rpc.call("eth_getBlockByHash", block.parent_hash, False))
+            if parent is None or block.timestamp > parent.timestamp + MAX_AHEAD_S:
+                raise ChainUnavailable(f"the chain node's block {block.number} is of the future")
+        self._latest = max(self._latest, block.timestamp if block else 0)
+        return block
 
     async def transactions(self, block: Block) -> set[str]:
         """The hashes of a block's transactions: its own hash depends on them."""
@@ -110,19 +124,19 @@ class Node:
             raise ChainUnavailable(f"the chain node does not give the transactions of block {block.number}") from None
 
     async def code(self, address: str) -> bytes:
-        return _bytes(await self.rpc.call("eth_getCode", address, "latest"))
+        return octets(await self.rpc.call("eth_getCode", address, "latest"))
 
     async def native_balance(self, address: str) -> int:
-        return _int(await self.rpc.call("eth_getBalance", address, "latest"))
+        return quantity(await self.rpc.call("eth_getBalance", address, "latest"))
 
     async def nonce(self, address: str, block: Block | None = None) -> int:
         """How many nonces are used, in the newest block or at the end of the one given."""
-        return _int(await self.rpc.call("eth_getTransactionCount", address, _exactly(block)))
+        return count(await self.rpc.call("eth_getTransactionCount", address, _exactly(block)))
 
     async def priority_fee(self) -> int:
         """Wei per gas; at most ten seconds old."""
         if time.monotonic() > self._priority_fee_until:
-            self._priority_fee = _int(await self.rpc.call("eth_maxPriorityFeePerGas"))
+            self._priority_fee = quantity(await self.rpc.call("eth_maxPriorityFeePerGas"))
             self._priority_fee_until = time.monotonic() + PRIORITY_FEE_TTL_S
         return self._priority_fee
 
@@ -131,7 +145,7 @@ class Node:
 
     async def balance_of(self, account: str, block: Block | None = None) -> int:
         """Token balance in base units, in the newest block or in the one given."""
-        return _int(await self._call(self.token.address, eip3009.balance_of_call(account), block))
+        return quantity(await self._call(self.token.address, eip3009.balance_of_call(account), block))
 
     async def balance_above(self, account: str, block: Block, places: Iterable[tuple[int, str]]) -> int | None:
         """Token balance at a block, in base units; None when it has not all of these below it, heights with hashes.
@@ -162,7 +176,7 @@ class Node:
         """Run `calls` one after the other on the newest block or the one given, each with its own gas limit."""
         data = batcher.simulate_data(calls)
         gas = batcher.intrinsic_gas(data) + sum(c.gas_limit * 64 // 63 + 10_000 for c in calls) + 100_000
-        returned = _bytes(await self._call(batcher.address(), data, block, gas=hex(gas)))
+        returned = octets(await self._call(batcher.address(), data, block, gas=hex(gas)))
         try:
             return batcher.simulated(returned)
         except ValueError:
@@ -248,7 +262,7 @@ class Node:
         """
         logs = await self._traces({"fromBlock": hex(first), "toBlock": hex(last)}, account)
         try:
-            return sorted({_int(log["blockNumber"]) for log in logs})
+            return sorted({count(log["blockNumber"]) for log in logs})
         except MALFORMED:
             raise ChainUnavailable("the chain node's logs are malformed") from None
 
@@ -309,7 +323,9 @@ class Node:
         topics = [eip3009.TRANSFER_TOPIC, None, [_topic(account) for account in accounts]]
         logs = await self.rpc.call("eth_getLogs", {**where, "topics": topics})
         try:
-            return {eip3009.address_in(log["topics"][2]) for log in erc20.plain_transfers(logs) if int(log["data"], 16)}
+            return {
+                eip3009.address_in(log["topics"][2]) for log in erc20.plain_transfers(logs) if quantity(log["data"])
+            }
         except MALFORMED:
             raise ChainUnavailable("the chain node's logs are malformed") from None
 
@@ -317,7 +333,7 @@ class Node:
         """Of gigs' wallets: did each send a transaction, hold USDC or gas money, or have one of its nonces used?"""
         data = used_wallets.call_data(self.token.address, intake, traces)
         call = {"data": "0x" + data.hex(), "gas": hex(used_wallets.GAS)}
-        returned = _bytes(await self.rpc.call("eth_call", call, _exactly(block)))
+        returned = octets(await self.rpc.call("eth_call", call, _exactly(block)))
         try:
             return used_wallets.read_answer(returned, len(traces))
         except ValueError:
@@ -335,12 +351,12 @@ class Node:
     async def call_as(self, sender: str, call: Call) -> Result:
         """What this account would get for a call of its own. ChainRefused: it would fail."""
         by = {"from": sender, "gas": hex(call.gas_limit)}
-        return Result(True, True, 0, _bytes(await self._call(call.target, call.data, None, **by))[:MAX_ANSWER])
+        return Result(True, True, 0, octets(await self._call(call.target, call.data, None, **by))[:MAX_ANSWER])
 
     async def estimate_gas(self, sender: str, to: str, data: bytes, limit: int) -> int:
         """ChainRefused: it would fail, or take more gas than `limit`."""
         call = {"from": sender, "to": to, "data": "0x" + data.hex(), "gas": hex(limit)}
-        return _int(await self.rpc.call("eth_estimateGas", call))
+        return count(await self.rpc.call("eth_estimateGas", call))
 
     async def _traces(self, where: dict[str, str], account: str) -> list[dict[str, Any]]:
         topic = _topic(account)
@@ -382,31 +398,17 @@ def unsigned_fields(raw: str) -> dict[str, Any]:
     return {**fields, "to": "0x" + values[TO].hex(), "data": values[DATA]}
 
 
-def _int(value: Any) -> int:
-    try:
-        return int(value, 16)
-    except (TypeError, ValueError):
-        raise ChainUnavailable("the chain node answered with something else than a number") from None
-
-
-def _bytes(value: Any) -> bytes:
-    try:
-        return bytes.fromhex(value.removeprefix("0x"))
-    except (AttributeError, ValueError):
-        raise ChainUnavailable("the chain node answered with something else than bytes") from None
-
-
 def _block(raw: Any) -> Block | None:
     if raw is None:
         return None
     try:
         return Block(
-            number=_int(raw["number"]),
-            hash=raw["hash"].lower(),
-            parent_hash=raw["parentHash"].lower(),
-            timestamp=_int(raw["timestamp"]),
-            base_fee=_int(raw.get("baseFeePerGas", "0x0")),
-            gas_limit=_int(raw["gasLimit"]),
+            number=count(raw["number"]),
+            hash=word(raw["hash"]),
+            parent_hash=word(raw["parentHash"]),
+            timestamp=count(raw["timestamp"]),
+            base_fee=count(raw.get("baseFeePerGas", "0x0")),
+            gas_limit=count(raw["gasLimit"]),
         )
     except MALFORMED:
         raise ChainUnavailable("the chain node's block is malformed") from None
@@ -426,11 +428,11 @@ def _receipt(raw: Any, token: str) -> Receipt | None:
         if raw.get("blockHash") is None:
             return None
         return Receipt(
-            transaction=raw["transactionHash"].lower(),
-            success=_int(raw["status"]) == 1,
-            block_number=_int(raw["blockNumber"]),
-            block_hash=raw["blockHash"].lower(),
-            gas_used=_int(raw["gasUsed"]),
+            transaction=word(raw["transactionHash"]),
+            success=quantity(raw["status"]) == 1,
+            block_number=count(raw["blockNumber"]),
+            block_hash=word(raw["blockHash"]),
+            gas_used=count(raw["gasUsed"]),
             transfers=_transfers(raw["logs"], token),
         )
     except MALFORMED:

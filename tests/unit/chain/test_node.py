@@ -32,6 +32,7 @@ RAW_RECEIPT = {
     "logs": [used(4), moved(5)],
 }
 AT = Block(16, BLOCK, "0x" + "b0" * 32, 100, 7, 120_000_000)
+YEAR_2100 = 4_102_444_800
 CHECKSUM = to_checksum_address(TOKEN.address)
 SIGNED = SignedTransaction(TRANSACTION, "0xf00d")
 
@@ -53,6 +54,11 @@ class Scripted(Rpc):
 
 def node(*answers: Any) -> Node:
     return Node(Scripted(*answers), TOKEN)
+
+
+def later(seconds: int) -> dict[str, Any]:
+    """A block that is so much later than the end of the century."""
+    return RAW_BLOCK | {"timestamp": hex(YEAR_2100 + seconds)}
 
 
 def without(raw: dict[str, Any], name: str) -> dict[str, Any]:
@@ -78,6 +84,10 @@ BAD_BLOCKS = [
     RAW_BLOCK | {"number": None},
     RAW_BLOCK | {"hash": None},
     RAW_BLOCK | {"timestamp": "soon"},
+    RAW_BLOCK | {"timestamp": "0x" + "f" * 4500},
+    RAW_BLOCK | {"hash": "call +1 555"},
+    RAW_BLOCK | {"parentHash": BLOCK[:-2]},
+    *(RAW_BLOCK | {name: hex(2**63)} for name in ("number", "timestamp", "gasLimit")),
 ]
 
 
@@ -87,13 +97,27 @@ def test_a_malformed_block_is_no_answer(raw: Any) -> None:
         asyncio.run(node(raw).block(16))
 
 
+@pytest.mark.parametrize("parent", [None, RAW_BLOCK])
+def test_a_block_of_the_far_future_is_no_answer(parent: Any) -> None:
+    with pytest.raises(ChainUnavailable, match="of the future"):
+        asyncio.run(node(later(0), parent).head())
+
+
+def test_a_chain_that_is_far_ahead_of_this_machine_is_believed_when_its_blocks_agree() -> None:
+    async def two_heads() -> list[int]:
+        chain = node(later(0), later(-2), later(2))
+        return [(await chain.head()).timestamp for _ in range(2)]
+
+    assert asyncio.run(two_heads()) == [YEAR_2100, YEAR_2100 + 2]
+
+
 def test_a_chain_without_a_head_is_no_answer() -> None:
     for question in (node(None).head(), node(None).genesis_hash()):
         with pytest.raises(ChainUnavailable):
             asyncio.run(question)
 
 
-@pytest.mark.parametrize("raw", [None, "", "0x", "ten", 16, 1.5, [], {}, True])
+@pytest.mark.parametrize("raw", [None, "", "0x", "ten", "10", "-0x1", "0x" + "f" * 65, 16, 1.5, [], {}, True])
 def test_what_is_no_number_is_no_answer(raw: Any) -> None:
     with pytest.raises(ChainUnavailable):
         asyncio.run(node(raw).chain_id())
@@ -135,11 +159,16 @@ BAD_LOGS: list[Any] = [
     [used(4), moved(5, logIndex=None)],
     [used(4), moved(5, topics=None)],
     [used(4, topics=used(4)["topics"][:2]), moved(5)],
+    [moved(5, transactionHash="call +1 555")],
+    [moved(5, blockHash="call +1 555")],
+    [moved(5, blockNumber=hex(2**63))],
 ]
 BAD_RECEIPTS = [
     [],
     7,
     *(without(RAW_RECEIPT, name) for name in ("transactionHash", "status", "blockNumber", "gasUsed", "logs")),
+    *(RAW_RECEIPT | {name: "call +1 555"} for name in ("transactionHash", "blockHash")),
+    *(RAW_RECEIPT | {name: hex(2**63)} for name in ("blockNumber", "gasUsed")),
     *(RAW_RECEIPT | {"logs": logs} for logs in BAD_LOGS),
 ]
 
