@@ -13,7 +13,7 @@ import pytest
 from tests import ledgers
 from tests.cuts import CommitProxy, commit_proxy
 from tests.e2e.attacks import STRANGER, Answer, Purchase
-from tests.e2e.odd_facilitator import OddFacilitator, settled, transaction_of
+from tests.e2e.odd_facilitator import NETWORK, OddFacilitator, reply, settled, transaction_of
 from tests.faults import RpcProxy, rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, running, serve_settings, until
 from tests.operator import PRICE
@@ -296,6 +296,26 @@ def test_what_a_server_cut_off_has_committed_is_finished_by_another_and_charged_
             cutting.come_back()
             assert gig_of(post.answer()) == gig
             assert paid(purchase) == PRICE
+
+
+def test_a_facilitator_is_asked_again_though_the_commit_that_counts_the_question_was_lost(
+    chain: Chain, postgres: Postgres, tmp_path: Path
+) -> None:
+    ledger = postgres.database()
+    failed = reply({"success": False, "errorReason": "busy", "transaction": "", "network": NETWORK})
+    facilitator = OddFacilitator(lambda _: failed)
+    with (
+        commit_proxy(ledger) as cutting,
+        servers(chain, tmp_path, ledger, cutting.url, facilitator=facilitator.url) as [shop],
+    ):
+        purchase = purchase_of(shop)
+        assert purchase.pay().status == 503
+        facilitator.settle = lambda payload: settled(chain.send(**transaction_of(payload))["transactionHash"])
+        cut = cutting.cuts("the facilitator is asked again")
+        gig_of(purchase.pay_until(200))
+        assert cut.is_committed.is_set()
+        assert paid(purchase) == PRICE
+    facilitator.stop()
 
 
 def test_with_a_remote_facilitator_a_lost_commit_is_looked_for_and_settled(

@@ -179,7 +179,7 @@ class RemoteFacilitator:
             return known.get(payment_id, Unknown(STILL_SETTLING))
         if not failed.may_be_asked:
             return Unknown(GIVEN_UP)
-        if await self._ledger.write(lambda c: facilitated.ask_again(c, payment_id)):
+        if await self._count(facilitated.ask_again, payment_id):
             self._spawn(self._ask_to_settle(payment_id, failed.wanted.payment))
         return None
 
@@ -191,8 +191,21 @@ class RemoteFacilitator:
 
     async def resend(self, payment_id: int, wanted: Reservation) -> None:
         """Ask `/settle` once more: the deposit is gone from the chain, or the operator said so."""
-        if await self._ledger.write(lambda c: facilitated.take_resend(c, payment_id)):
+        if await self._count(facilitated.take_resend, payment_id):
             self._spawn(self._ask_to_settle(payment_id, wanted.payment))
+
+    async def _count(self, question: Callable[[Connection, int], bool], payment_id: int) -> bool:
+        """Count a question to `/settle`, and whether it is to be asked now. Raises Unavailable."""
+        tries = itertools.count()
+
+        def count(connection: Connection) -> bool:
+            is_ours = question(connection, payment_id)
+            if next(tries) and not is_ours:
+                # It may have been counted before the answer to the commit was lost: the reconciler asks `/settle`.
+                payments.send_again(connection, payment_id)
+            return is_ours
+
+        return await self._ledger.write_surely(count)
 
     def _begin(self, name: tuple[PaymentKey, bytes, str], wanted: Reservation) -> "asyncio.Task[Written]":
         def retire(done: "asyncio.Task[Written]") -> None:
