@@ -43,6 +43,7 @@ PUBLISHED_PHRASES = ("test test test test test test test test test test test jun
 WITHOUT_DEFAULT = ("network", "commission_address")
 # Of a ledger they never change.
 FIXED = ("network", "wallet_account")
+OPEN = "others on this machine may read or change"
 OFF = "off"
 MOST_REQUESTS = 1_000_000_000
 # Longer than balancers keep a connection that nobody uses (mostly 60 s): whoever closes first loses no request.
@@ -307,7 +308,7 @@ def _phrase(text: str) -> str:
 def _read_phrase(path: Path) -> str:
     try:
         if _is_open_to_others(path):
-            raise ValueError(f"others on this machine may read it: run chmod 600 {shlex.quote(str(path))}")
+            raise ValueError(f"{OPEN} it: run chmod 600 {shlex.quote(str(path))}")
         return _phrase(path.read_text())
     except OSError as exc:
         raise ValueError(f"cannot be read: {exc.strerror}") from None
@@ -316,7 +317,7 @@ def _read_phrase(path: Path) -> str:
 def _is_open_to_others(path: Path) -> bool:
     """Of a group's members the operator knows; Windows has other rights. Raises OSError."""
     is_known = os.name == "posix" and not path.absolute().is_relative_to(SECRETS)
-    return is_known and bool(path.stat().st_mode & stat.S_IROTH)
+    return is_known and bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
 
 
 def load(**overrides: Any) -> Settings:
@@ -370,7 +371,11 @@ def _file(path: Path) -> Mapping[str, str | None]:
             return {}
         from dotenv import dotenv_values
 
-        return dotenv_values(path)
+        given = dotenv_values(path)
+        has_seed = any(value and name.upper() == _variable("seed") for name, value in given.items())
+        if has_seed and _is_open_to_others(path):
+            raise CannotStart([f"{path}: holds the seed, and {OPEN} it: run chmod 600 {path}"])
+        return given
     except (OSError, UnicodeDecodeError) as exc:  # `from None`: the latter holds all that is in the file
         raise CannotStart([f"{path} cannot be read ({type(exc).__name__}): it must be text in UTF-8"]) from None
 

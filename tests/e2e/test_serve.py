@@ -97,6 +97,7 @@ def test_every_wrong_setting_is_listed_by_its_name(chain: Chain, tmp_path: Path)
 def test_settings_may_come_from_a_dotenv_file(chain: Chain, tmp_path: Path) -> None:
     settings = serve_settings(chain, tmp_path)
     (tmp_path / ".env").write_text("".join(f"{name}={json.dumps(value)}\n" for name, value in settings.items()))
+    (tmp_path / ".env").chmod(0o600)
     with running("serve", cwd=tmp_path) as (_, ready):
         assert Dev(chain.rpc_url, url=ready["url"]).post(b"").status_code == 402
 

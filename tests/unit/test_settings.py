@@ -265,16 +265,28 @@ def test_a_seed_file_must_be_there_and_hold_a_phrase(environment: Environment, t
     assert "chmod" not in binary[0]
 
 
-@pytest.mark.parametrize("mode", [0o604, 0o644, 0o666])
+@pytest.mark.parametrize("mode", [0o602, 0o604, 0o644, 0o666])
 def test_a_seed_file_that_others_may_read_is_refused_with_what_to_do(
     environment: Environment, tmp_path: Path, mode: int
 ) -> None:
     seed_file(tmp_path, PHRASE, "the seed.txt", mode)
     told = problems(environment, SEED=None, SEED_FILE="the seed.txt")
-    advice = "others on this machine may read it: run chmod 600 'the seed.txt'"
+    advice = "others on this machine may read or change it: run chmod 600 'the seed.txt'"
     assert told == [f"X402_GIG_SEED_FILE: {advice}"]
     (tmp_path / "the seed.txt").chmod(0o600)
     assert load().mnemonic == PHRASE
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o604])
+def test_an_env_file_with_the_seed_that_others_may_read_is_refused_and_one_without_it_is_not(
+    environment: Environment, tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / ".env").write_text(f"x402_gig_seed='{PHRASE}'\n")
+    (tmp_path / ".env").chmod(mode)
+    [told] = problems(environment, SEED=None)
+    assert told == ".env: holds the seed, and others on this machine may read or change it: run chmod 600 .env"
+    (tmp_path / ".env").write_text("X402_GIG_PORT=4022\n")
+    assert loaded(environment, SEED=PHRASE).port == 4022
 
 
 def test_a_seed_file_may_be_a_groups_or_a_secret_of_a_container(environment: Environment, tmp_path: Path) -> None:
