@@ -371,13 +371,17 @@ def _file(path: Path) -> Mapping[str, str | None]:
             return {}
         from dotenv import dotenv_values
 
-        given = dotenv_values(path)
-        has_seed = any(value and name.upper() == _variable("seed") for name, value in given.items())
-        if has_seed and _is_open_to_others(path):
-            raise CannotStart([f"{path}: holds the seed, and {OPEN} it: run chmod 600 {path}"])
-        return given
+        return _closed(path, dotenv_values(path))
     except (OSError, UnicodeDecodeError) as exc:  # `from None`: the latter holds all that is in the file
         raise CannotStart([f"{path} cannot be read ({type(exc).__name__}): it must be text in UTF-8"]) from None
+
+
+def _closed(path: Path, given: Mapping[str, str | None]) -> Mapping[str, str | None]:
+    """What is given in that file. Raises CannotStart where it has the seed and is open to others, and OSError."""
+    has_seed = any(value and name.upper() == _variable("seed") for name, value in given.items())
+    if has_seed and _is_open_to_others(path):
+        raise CannotStart([f"{path}: holds the seed, and {OPEN} it: run chmod 600 {path}"])
+    return given
 
 
 def _unknown(given: Mapping[str, str]) -> Iterator[str]:
