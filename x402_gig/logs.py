@@ -3,13 +3,42 @@
 import asyncio
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+LOGGED_CHARS = 200
+HIDDEN = "…"
+# URLs, and words that may be keys, signatures or signed transactions: long ones with a digit. Numbers and addresses
+# stay, and names of methods.
+_SECRET = re.compile(r"\w+://\S+|(?<![\w+/=.-])(?![\d.]+\b|0x[0-9a-fA-F]{40}\b)(?=[\w+/=.-]*\d)[\w+/=.-]{16,}")
+
+
+class Hiding:
+    """Words of somebody whom we ask at a URL, made fit for the log: without what may be secret."""
+
+    def __init__(self, url: str, *secrets: str) -> None:
+        found = {*_parts(url), *secrets}
+        self._secrets = sorted((part for part in found if len(part) >= 4), key=len, reverse=True)
+
+    def of(self, text: str) -> str:
+        for secret in self._secrets:
+            text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)
+        plain = "".join(char if char.isprintable() else " " for char in _SECRET.sub(HIDDEN, text))
+        return " ".join(plain.split())[:LOGGED_CHARS]
+
+
+def _parts(url: str) -> list[str]:
+    """Those that may be a key."""
+    parts = urlsplit(url)
+    values = [value for _, value in parse_qsl(parts.query)]
+    found = [parts.netloc, parts.hostname, parts.username, parts.password, *parts.path.split("/"), *values]
+    return [part for part in found if part]
 
 
 class PaymentLog(logging.LoggerAdapter[logging.Logger]):

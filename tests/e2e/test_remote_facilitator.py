@@ -27,6 +27,8 @@ from tests.harness import (
     payload_v2,
     payment_header,
     payment_header_v1,
+    running,
+    serve_settings,
     served,
     until,
 )
@@ -311,12 +313,12 @@ def test_serve_does_not_start_with_a_facilitator_that_is_down(chain: Chain) -> N
 
 def test_a_refusal_counts_whatever_its_http_status(shop: Dev, odd: OddFacilitator) -> None:
     purchase = Purchase(shop)
-    odd.verify = lambda _: reply({"isValid": False, "invalidReason": "payer_is_on_a_list"}, 400)
+    odd.verify = lambda _: reply({"isValid": False, "invalidReason": "insufficient_funds"}, 400)
 
     answer = purchase.post()
 
-    assert (answer.status_code, answer.json()["error"]) == (402, "payer_is_on_a_list")
-    assert decode(answer.headers["PAYMENT-RESPONSE"])["errorReason"] == "payer_is_on_a_list"
+    assert (answer.status_code, answer.json()["error"]) == (402, "insufficient_funds")
+    assert decode(answer.headers["PAYMENT-RESPONSE"])["errorReason"] == "insufficient_funds"
     assert odd.times("/settle") == 0
     assert purchase.paid == 0
     odd.reset()
@@ -327,10 +329,33 @@ def test_reasons_of_the_facilitators_own_are_one_label_of_the_metrics(shop: Dev,
     purchase = Purchase(shop)
     for number in range(3):
         odd.verify = lambda _, n=number: reply({"isValid": False, "invalidReason": f"case_{n}"}, 400)  # type: ignore[misc]
-        assert purchase.post().json()["error"] == f"case_{number}"
+        assert purchase.post().json()["error"] == "refused_by_facilitator"
     metrics = shop.http.get(shop.url + "/metrics").text
     assert 'x402_gig_payments_total{outcome="rejected",reason="refused_by_facilitator"}' in metrics
     assert "case_" not in metrics
+
+
+def test_a_facilitators_own_words_reach_no_buyer_and_its_secrets_no_log(
+    chain: Chain, odd: OddFacilitator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token, user, word = "quiet-token", "quietuser", "quietword"
+    key = "0x" + "4f" * 32
+    url = odd.url.replace("http://", f"http://{user}:{word}@")
+    words = f"over quota: Bearer {token} of {user} {word}, key {key}"
+    env = serve_settings(chain, tmp_path, facilitator=url, facilitator_token=token, max_timeout_s=SHORT_S)
+    with running("serve", env=env, cwd=tmp_path) as (_, line):
+        shop = Dev(chain.rpc_url, url=line["url"])
+        odd.verify = lambda _: reply({"isValid": False, "invalidReason": words}, 401)
+        refused = Purchase(shop).post()
+        odd.reset()
+        odd.settle = lambda _: reply({"success": False, "errorReason": words, "transaction": f"{key} {token}"})
+        Purchase(shop).post()
+
+    assert (refused.status_code, refused.json()["error"]) == (402, "refused_by_facilitator")
+    assert decode(refused.headers["PAYMENT-RESPONSE"])["errorReason"] == "refused_by_facilitator"
+    logged = capsys.readouterr().err
+    assert logged.count("over quota") == 2
+    assert [secret for secret in (token, user, word, key) if secret in logged + refused.text] == []
 
 
 HUGE = b'{"isValid": true, "payer": "' + b"0" * 10_000_000 + b'"}'
@@ -541,7 +566,7 @@ def test_a_settlement_counts_only_when_the_chain_shows_it(shop: Dev, odd: OddFac
 
 
 def test_settle_is_asked_once_also_when_the_buyer_repeats_the_header_and_serve_starts_again(
-    chain: Chain, odd: OddFacilitator, tmp_path: Path
+    chain: Chain, odd: OddFacilitator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {
         "seed": Account.create_with_mnemonic()[1],

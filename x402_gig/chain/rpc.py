@@ -3,16 +3,15 @@
 import itertools
 import logging
 import os
-import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
 from x402_gig.errors import ChainRefused, ChainUnavailable
+from x402_gig.logs import Hiding
 
 
 @contextmanager
@@ -40,11 +39,6 @@ MAX_CONNECTIONS = 100
 KEEPALIVE_S = 4
 HEADERS = {"Content-Type": "application/json"}
 METHOD_NOT_FOUND = -32601
-LOGGED_CHARS = 200
-HIDDEN = "…"
-# URLs, and words that may be keys, signatures or signed transactions: long ones with a digit. Numbers and addresses
-# stay, and names of methods.
-_SECRET = re.compile(r"\w+://\S+|(?<![\w+/=.-])(?![\d.]+\b|0x[0-9a-fA-F]{40}\b)(?=[\w+/=.-]*\d)[\w+/=.-]{16,}")
 
 
 class Rpc:
@@ -58,7 +52,7 @@ class Rpc:
         self._timeout_s = timeout_s
         self._session: ClientSession | None = None
         self._ids = itertools.count(1)
-        self._secrets = _secrets_of(url)
+        self._hiding = Hiding(url)
         # By method; what a node says again and again is logged once.
         self._said: dict[str, str] = {}
         self.calls = 0
@@ -97,19 +91,13 @@ class Rpc:
         fields = error if isinstance(error, dict) else {}
         code = fields.get("code")
         code = code if isinstance(code, int) else 0
-        said = self._without_secrets(str(fields.get("message", "")))
+        said = self._hiding.of(str(fields.get("message", "")))
         if said != self._said.get(method):
             self._said[method] = said
             # Some nodes lack a method that we can do without.
             level = logging.INFO if code == METHOD_NOT_FOUND else logging.WARNING
             log.log(level, "%s: the chain node refuses it (error %d): %s", method, code, said)
         return ChainRefused(f"{method}: the chain node refuses it (error {code})", code)
-
-    def _without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)
-        plain = "".join(char if char.isprintable() else " " for char in _SECRET.sub(HIDDEN, text))
-        return " ".join(plain.split())[:LOGGED_CHARS]
 
     async def close(self) -> None:
         if self._session is not None:
@@ -118,11 +106,3 @@ class Rpc:
 
 def _kind(exc: Exception) -> str:
     return f"HTTP {exc.status}" if isinstance(exc, ClientResponseError) else type(exc).__name__
-
-
-def _secrets_of(url: str) -> list[str]:
-    """The parts of a URL that may be a key, the longest first."""
-    parts = urlsplit(url)
-    values = [value for _, value in parse_qsl(parts.query)]
-    found = [parts.netloc, parts.hostname, parts.username, parts.password, *parts.path.split("/"), *values]
-    return sorted({part for part in found if part and len(part) >= 4}, key=len, reverse=True)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from x402_gig.errors import (
     GigError,
     Unavailable,
 )
-from x402_gig.logs import PaymentLog
+from x402_gig.logs import Hiding, PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING, Known
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
@@ -42,6 +43,32 @@ log = logging.getLogger(__name__)
 VERIFY_TIMEOUT_S = 10
 SETTLE_TIMEOUT_S = 60
 MAX_ANSWER_BYTES = 64 * 1024
+# Those of x402 that are passed on; whatever else a facilitator says is for the log alone.
+REASONS = frozenset(
+    {
+        "insufficient_funds",
+        "invalid_exact_evm_insufficient_balance",
+        "invalid_exact_evm_nonce_already_used",
+        "invalid_exact_evm_payload_authorization_valid_after",
+        "invalid_exact_evm_payload_authorization_valid_before",
+        "invalid_exact_evm_payload_authorization_value_mismatch",
+        "invalid_exact_evm_payload_recipient_mismatch",
+        "invalid_exact_evm_payload_signature",
+        "invalid_network",
+        "invalid_payload",
+        "invalid_payment_requirements",
+        "invalid_scheme",
+        "invalid_transaction_state",
+        "invalid_x402_version",
+        "settlement_pending",
+        "transaction_failed",
+        "unexpected_settle_error",
+        "unexpected_verify_error",
+        "unsupported_scheme",
+    }
+)
+REFUSED = "refused_by_facilitator"
+_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 FAILED = (
     "The facilitator could not settle the payment: repeat the request with the same payment header and the facilitator "
     "is asked again"
@@ -73,6 +100,7 @@ class FacilitatorClient:
     """The facilitator's HTTP API, with the liberties that real ones take."""
 
     def __init__(self, url: str, token: str) -> None:
+        self._hiding = Hiding(url, token)
         # Uncompressed, so that the limit below holds for what is read into memory.
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {})
         self._http = httpx.AsyncClient(base_url=url, headers=headers, follow_redirects=False)
@@ -104,6 +132,11 @@ class FacilitatorClient:
             raise FacilitatorUnavailable(f"/{path}: the facilitator did not answer ({type(exc).__name__})") from None
         except ValidationError:
             raise FacilitatorUnavailable(f"/{path}: the facilitator's answer makes no sense") from None
+
+    def loggable(self, said: str | None) -> str:
+        """A word of the facilitator's; only a reason of x402's and a transaction's hash stay whole."""
+        text = said or ""
+        return text if text in REASONS or _HASH.fullmatch(text) else self._hiding.of(text)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -285,9 +318,9 @@ class RemoteFacilitator:
         verdict = await self._client.verify(self._body(payment))
         if verdict.is_valid:
             return None
-        reason = (verdict.invalid_reason or "unexpected_verify_error")[:100]
-        log.info("the facilitator refuses a payment: %r", reason)
-        return Rejected(reason, "The facilitator refuses the payment", is_foreign=True)
+        reason = verdict.invalid_reason or "unexpected_verify_error"
+        log.info("the facilitator refuses a payment: %s", self._client.loggable(reason))
+        return Rejected(reason if reason in REASONS else REFUSED, "The facilitator refuses the payment")
 
     def _body(self, payment: Payment) -> dict[str, Any]:
         """Both calls' body, made of our own requirements and the signed authorization: no claim of the client's."""
@@ -316,8 +349,8 @@ class RemoteFacilitator:
     async def _ask_to_settle(self, payment_id: int, payment: Payment) -> None:
         try:
             answer = await self._client.settle(self._body(payment))
-            claim = (answer.success, answer.error_reason, answer.transaction)
-            PaymentLog(log, payment_id).info("the facilitator says %.200r", claim)
+            claim = [self._client.loggable(said) for said in (answer.error_reason, answer.transaction)]
+            PaymentLog(log, payment_id).info("the facilitator says %s", (answer.success, *claim))
             if not answer.success and not answer.transaction:
                 # It may still execute it: not a refusal, only nothing to wait for right now.
                 may_be_asked = await self._ledger.write(lambda c: facilitated.note_failure(c, payment_id))

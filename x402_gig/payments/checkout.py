@@ -146,7 +146,7 @@ class Checkout:
         except GigError as exc:
             self._observer.answered("error", exc.reason)
             raise
-        self._observer.answered(type(outcome).__name__.lower(), _counted(outcome))
+        self._observer.answered(type(outcome).__name__.lower(), outcome.reason if isinstance(outcome, Rejected) else "")
         return outcome
 
     async def _pay(self, payment: Payment, order: Order) -> Outcome:
@@ -235,13 +235,6 @@ class Checkout:
                 return await settling
         except TimeoutError:
             return Unknown(STILL_SETTLING)
-
-
-def _counted(outcome: Outcome) -> str:
-    """The reason under which an outcome is counted."""
-    if not isinstance(outcome, Rejected):
-        return ""
-    return "refused_by_facilitator" if outcome.is_foreign else outcome.reason
 
 
 def _refuse_broken_terms(order: Order) -> None:

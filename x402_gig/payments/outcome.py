@@ -15,14 +15,10 @@ class Settled(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """The payment can never settle, or nothing was sent. `reason` is an x402 error reason.
-
-    A reason that `is_foreign` is a remote facilitator's word, which may be anything.
-    """
+    """The payment can never settle, or nothing was sent. `reason` is an x402 error reason or one of ours."""
 
     reason: str
     detail: str
-    is_foreign: bool = False
 
 
 class Unknown(Struct, frozen=True):
