@@ -7,16 +7,20 @@ import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 LOGGED_CHARS = 200
 HIDDEN = "…"
-# URLs, and words that may be keys, signatures or signed transactions: long ones with a digit. Numbers and addresses
-# stay, and names of methods.
-_SECRET = re.compile(r"\w+://\S+|(?<![\w+/=.-])(?![\d.]+\b|0x[0-9a-fA-F]{40}\b)(?=[\w+/=.-]*\d)[\w+/=.-]{16,}")
+# URLs, words that may be keys, signatures or signed transactions (long ones with a digit), and phrases that may be a
+# seed. Numbers and addresses stay, and names of methods.
+_SECRET = re.compile(
+    r"\w+://\S+"
+    r"|(?<![\w+/=.-])(?!(?:[\d.]+|0x[0-9a-fA-F]{40})\.?(?![\w+/=.-]))(?=[\w+/=.-]*\d)[\w+/=.-]{16,}"
+    r"|\b[a-z]{3,8}(?: +[a-z]{3,8}){11,}\b"
+)
 
 
 class Hiding:
@@ -36,9 +40,10 @@ class Hiding:
 def _parts(url: str) -> list[str]:
     """Those that may be a key."""
     parts = urlsplit(url)
-    values = [value for _, value in parse_qsl(parts.query)]
+    values = [pair.partition("=")[2] for pair in parts.query.split("&")]
     found = [parts.netloc, parts.hostname, parts.username, parts.password, *parts.path.split("/"), *values]
-    return [part for part in found if part]
+    written = [part for part in found if part]
+    return [*written, *map(unquote, written), *map(unquote_plus, written)]
 
 
 class PaymentLog(logging.LoggerAdapter[logging.Logger]):

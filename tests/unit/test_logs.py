@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from x402_gig.logs import PaymentLog, Together, Trouble
+from x402_gig.logs import Hiding, PaymentLog, Together, Trouble
 
 
 class Pipe:
@@ -104,3 +104,30 @@ def test_a_line_names_its_payment_in_json(capfd: pytest.CaptureFixture[str]) -> 
 def _run(code: str, capfd: pytest.CaptureFixture[str]) -> Any:
     subprocess.run([sys.executable, "-c", code], check=False)
     return capfd.readouterr().err.splitlines()
+
+
+SEED = "legal winner thank year wave sausage worth useful legal winner thank yellow"
+PART_OF_A_URL = ("ab%2Bcd", "ab+cd", "k%21secret", "k!secret", "p%23ss%20word", "p#ss word")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "53718293-1a2b-4c3d-9e8f-0123456789ab",
+        "7-abcDEFghijkLMNOPqrst",
+        "12.SECRETabcdefgh1234567",
+        "0x" + "a" * 40 + ".SECRETKEY1234567890",
+        SEED,
+        *PART_OF_A_URL,
+    ],
+)
+def test_words_that_may_be_secret_are_hidden(secret: str) -> None:
+    hiding = Hiding("https://u%40x:p%23ss%20word@h.example/v2/ab%2Bcd?key=k%21secret")
+    assert hiding.of(f"DENIED: {secret}") == "DENIED: …"
+
+
+@pytest.mark.parametrize(
+    "text", ["tx cost 21000000000000001.", "for 0x" + "aA" * 20 + ": next nonce 5", "of 0x" + "aA" * 20 + "."]
+)
+def test_numbers_and_addresses_are_not_hidden(text: str) -> None:
+    assert Hiding("http://127.0.0.1:1").of(text) == text
