@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes.util import find_library
+from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -34,14 +35,20 @@ def chromium() -> Iterator[Browser]:
     # Playwright's own Node.js wants a library that a bare system lacks.
     os.environ.setdefault("PLAYWRIGHT_NODEJS_PATH", shutil.which("node") or "")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        libraries = {} if find_library("nss3") else {"LD_LIBRARY_PATH": f"{folder}/al2023/lib"}
-        browser = playwright.chromium.launch(
-            executable_path=_unpacked(folder), args=_FLAGS, env={**os.environ, **libraries}
-        )
+        program = _unpacked(folder)
+        env = os.environ if find_library("nss3") else {**os.environ, **_brought(folder)}
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS, env=dict(env))
         try:
             yield browser
         finally:
             browser.close()
+
+
+def _brought(folder: str) -> dict[str, str]:
+    """What the package has for a bare system: libraries, and fonts, without which a page crashes."""
+    fonts = Path(folder) / "fonts.conf"
+    fonts.write_text(f"<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/cache</cachedir></fontconfig>")
+    return {"LD_LIBRARY_PATH": f"{folder}/al2023/lib", "FONTCONFIG_FILE": str(fonts)}
 
 
 def _unpacked(folder: str) -> str:

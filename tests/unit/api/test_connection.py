@@ -166,7 +166,9 @@ def test_a_body_that_breaks_off_is_no_body(listener: Listener) -> None:
 def test_a_trailer_field_is_no_header(listener: Listener) -> None:
     request = with_offer("", "Transfer-Encoding: chunked\r\nConnection: close\r\n")
     listener.answers(request + b"0\r\nX-Forwarded-For: 203.0.113.1\r\nX-Api-Key: k\r\n\r\n")
-    assert listener.headers == [["host", "transfer-encoding", "connection"]]
+    # One of the test before may still be answered.
+    assert ["host", "transfer-encoding", "connection"] in listener.headers
+    assert not {"x-forwarded-for", "x-api-key"} & {name for names in listener.headers for name in names}
 
 
 def test_requests_that_wait_behind_another_are_so_many(listener: Listener) -> None:
