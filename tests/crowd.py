@@ -14,7 +14,7 @@ from eth_account.signers.local import LocalAccount
 from tests.harness import Chain, Dev, Json, gig_terms, payment_header, running, serve_settings, until
 from tests.operator import PRICE, REWARD, Desk
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 class Crowd(list[Dev]):
