@@ -45,7 +45,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def _brought(folder: str) -> dict[str, str]:
-    """What the package has for a bare system: libraries, and fonts, without which a page crashes."""
+    """The package's own libraries and fonts, for a bare system. Without fonts a page crashes."""
     fonts = Path(folder) / "fonts.conf"
     fonts.write_text(f"<fontconfig><dir>{folder}/fonts</dir><cachedir>{folder}/cache</cachedir></fontconfig>")
     return {"LD_LIBRARY_PATH": f"{folder}/al2023/lib", "FONTCONFIG_FILE": str(fonts)}
