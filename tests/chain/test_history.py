@@ -2,11 +2,12 @@
 
 from eth_account import Account
 
+from tests import faults
 from tests.chain.conftest import Asked
 from tests.chain.payments import payment, requirements
 from tests.chain.test_node import STRANGER, broadcast, intake
-from tests.harness import USDC, Chain
-from x402_gig.chain.eip3009 import TokenTransfer
+from tests.harness import USDC, Chain, Json
+from x402_gig.chain.eip3009 import AUTHORIZATION_USED_TOPIC, TokenTransfer
 from x402_gig.chain.node import Node
 
 
@@ -56,3 +57,18 @@ def test_a_stranger_beside_it_is_not_in_it(ask: Asked, chain: Chain) -> None:
     broadcast(chain, payment(payer, requirements(payTo=account)), payment(payer, requirements(payTo=other)))
     [found] = ask(lambda node: node.history(first, height(chain), account))
     assert (found.payer, found.payee, found.value) == (payer.address.lower(), account, 11_000_000)
+
+
+def test_a_node_that_leaves_the_authorizations_out_makes_no_plain_transfers_of_them(chain: Chain) -> None:
+    """A load balancer may ask a node that is behind only for the second of two lists."""
+    account = intake()
+    first = height(chain) + 1
+    broadcast(chain, payment(chain.buyer(), requirements(payTo=account)))
+
+    def behind(request: Json, forward: faults.Forward) -> faults.Reply:
+        is_second = request["params"][0]["topics"][0] == AUTHORIZATION_USED_TOPIC
+        return faults.answers([] if is_second else forward()["result"])(request, forward)
+
+    with faults.rpc_proxy(chain) as proxy, proxy.broken(behind, "eth_getLogs"):
+        [found] = Asked(proxy.chain)(lambda node: node.history(first, height(chain), account))
+    assert found.nonce is not None

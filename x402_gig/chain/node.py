@@ -230,26 +230,27 @@ class Node:
         By hash, because some nodes answer a range beyond their head with an empty list.
         """
         try:
-            logs = await self._logs_around(block, account)
+            is_touched = bool(await self._traces({"blockHash": block.hash}, account))
         except ChainRefused:
-            # Anybody may fill a block with more logs than the node gives at once.
-            if (receipts := await self._receipts(block)) is None:
-                raise
-            logs = [log for receipt in receipts for log in receipt]
-        found = _transfers(logs, self.token.address)
+            is_touched = True
         # Anybody may "transfer" zero from anybody.
+        found = await self._transfers_in(block.hash) if is_touched else []
         return [t for t in found if account in (t.payer, t.payee) and t.value]
 
-    async def _logs_around(self, block: Block, account: str) -> list[dict[str, Any]]:
-        where = {"blockHash": block.hash}
-        if not await self._traces(where, account):
-            return []
-        # A pair is two neighbours of the whole block; its other half is not in the filtered lists.
-        return await self._logs(where, [eip3009.MOVED_TOPICS])
+    async def _transfers_in(self, block_hash: str) -> list[TokenTransfer]:
+        """All of a block, from one answer: a pair is two neighbours of the whole block."""
+        try:
+            logs = await self._logs({"blockHash": block_hash}, [eip3009.MOVED_TOPICS])
+        except ChainRefused:
+            # Anybody may fill a block with more logs than the node gives at once.
+            if (receipts := await self._receipts(block_hash)) is None:
+                raise
+            logs = [log for receipt in receipts for log in receipt]
+        return _transfers(logs, self.token.address)
 
-    async def _receipts(self, block: Block) -> list[list[dict[str, Any]]] | None:
+    async def _receipts(self, block_hash: str) -> list[list[dict[str, Any]]] | None:
         """The logs of each transaction; None when the node does not have the block."""
-        receipts = await self.rpc.call("eth_getBlockReceipts", {"blockHash": block.hash})
+        receipts = await self.rpc.call("eth_getBlockReceipts", {"blockHash": block_hash})
         try:
             return [receipt["logs"] for receipt in receipts] if receipts is not None else None
         except MALFORMED:
@@ -281,7 +282,12 @@ class Node:
         for start in range(0, len(payers), PAYERS_ASKED):
             topics = [_topic(payer) for payer in payers[start : start + PAYERS_ASKED]]
             used += await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, topics])
-        found = _transfers([*traces, *used], self.token.address)
+        found = [t for t in _transfers([*traces, *used], self.token.address) if t.value or t.payer == account]
+        # The second answer may be of a node that is behind, and leave out an authorization of a transfer in the first.
+        plain = {t.block_hash for t in found if t.nonce is None}
+        whole = [t for block_hash in plain for t in await self._transfers_in(block_hash)]
+        found = [t for t in found if t.block_hash not in plain] + [t for t in whole if account in (t.payer, t.payee)]
+        found.sort(key=lambda t: (t.block_number, t.log_index))
         return [t for t in found if t.value or (t.payer == account and t.nonce)]
 
     async def token_info(self, token: str) -> tuple[int, TokenInfo | None]:
@@ -343,9 +349,7 @@ class Node:
         """What an authorization moved, if it was executed in this block or later."""
         where = {"fromBlock": hex(first), "toBlock": "latest"}
         used = await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, _topic(payer), nonce])
-        blocks = {str(log["blockHash"]) for log in used}
-        logs = [await self._logs({"blockHash": h}, [eip3009.MOVED_TOPICS]) for h in sorted(blocks)]
-        moved = (t for found in logs for t in _transfers(found, self.token.address))
+        moved = [t for block_hash in {str(log["blockHash"]) for log in used} for t in await self._transfers_in(block_hash)]
         return [t for t in moved if (t.payer, t.nonce) == (payer, nonce)]
 
     async def call_as(self, sender: str, call: Call) -> Result:

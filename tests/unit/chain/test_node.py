@@ -218,7 +218,7 @@ def test_transfers_of_nothing_are_left_out() -> None:
 TOO_MANY = ChainRefused("query returned more than 10000 results", code=-32005)
 
 
-@pytest.mark.parametrize("given", [[TOO_MANY], [[moved(5)], TOO_MANY], [[moved(5)], [], TOO_MANY]])
+@pytest.mark.parametrize("given", [[TOO_MANY] * 2, [[moved(5)], TOO_MANY, TOO_MANY], [[moved(5)], [], TOO_MANY]])
 def test_a_block_with_too_many_logs_is_read_from_its_receipts(given: list[Any]) -> None:
     receipts = [{"logs": [moved(2, payee="0x" + "99" * 20, payer="0x" + "99" * 20)]}, {"logs": [used(4), moved(5)]}]
     rpc = Scripted(*given, receipts)
@@ -229,13 +229,13 @@ def test_a_block_with_too_many_logs_is_read_from_its_receipts(given: list[Any]) 
 
 def test_without_its_receipts_either_it_is_not_an_empty_block() -> None:
     with pytest.raises(ChainRefused, match="10000"):
-        asyncio.run(node(TOO_MANY, None).transfers(AT, PAYER))
+        asyncio.run(node(TOO_MANY, TOO_MANY, None).transfers(AT, PAYER))
 
 
 @pytest.mark.parametrize("receipts", ["0x", [{}], [None], 7])
 def test_malformed_receipts_of_a_block_are_no_answer(receipts: Any) -> None:
     with pytest.raises(ChainUnavailable):
-        asyncio.run(node(TOO_MANY, receipts).transfers(AT, PAYER))
+        asyncio.run(node(TOO_MANY, TOO_MANY, receipts).transfers(AT, PAYER))
 
 
 def test_a_question_about_a_block_is_about_this_very_one() -> None:
