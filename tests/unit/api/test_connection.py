@@ -160,7 +160,8 @@ def test_what_follows_a_request_and_is_none_takes_no_answer_away(listener: Liste
 def test_a_body_that_breaks_off_is_no_body(listener: Listener) -> None:
     request = with_offer("", "Transfer-Encoding: chunked\r\n") + b"4\r\nbody\r\nnot a size\r\n"
     assert [status for status, _ in listener.answers(request, SMUGGLED)] == [400]
-    assert listener.asked in ([], [("POST", "/first", b"(disconnected)")])
+    # One of the test before may still be heard of.
+    assert set(listener.asked) <= {("POST", "/first", b"(disconnected)")}
 
 
 def test_a_trailer_field_is_no_header(listener: Listener) -> None:
@@ -217,7 +218,8 @@ def test_there_may_be_so_many_headers(listener: Listener) -> None:
 def test_what_comes_with_a_body_and_is_none_has_the_same_limit(listener: Listener, rest: bytes) -> None:
     request = with_offer("", "Transfer-Encoding: chunked\r\n")
     assert [status for status, _ in listener.answers(request, rest)] == [431]
-    assert listener.asked in ([], [("POST", "/first", b"(disconnected)")])
+    # One of the test before may still be heard of.
+    assert set(listener.asked) <= {("POST", "/first", b"(disconnected)")}
 
 
 def test_headers_that_do_not_end_are_refused_after_a_while(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
