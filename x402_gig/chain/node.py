@@ -349,7 +349,8 @@ class Node:
         """What an authorization moved, if it was executed in this block or later."""
         where = {"fromBlock": hex(first), "toBlock": "latest"}
         used = await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, _topic(payer), nonce])
-        moved = [t for block_hash in {str(log["blockHash"]) for log in used} for t in await self._transfers_in(block_hash)]
+        blocks = {str(log["blockHash"]) for log in used}
+        moved = [t for block_hash in blocks for t in await self._transfers_in(block_hash)]
         return [t for t in moved if (t.payer, t.nonce) == (payer, nonce)]
 
     async def call_as(self, sender: str, call: Call) -> Result:
