@@ -21,6 +21,7 @@ from tests.faults import Forward, Reply, RpcProxy, Rule, Then, answers, down, lo
 from tests.harness import USDC, Dev, Json, NotTrue, devnet, gig_terms, served, until
 from tests.operator import Desk
 from tests.tokens import Erc20, deploy
+from x402_gig.settlement.keyed import MAX_DEPOSITS
 
 SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
 
@@ -49,6 +50,32 @@ def test_a_gig_that_was_funded_long_ago_is_found(away: tuple[Victim, RpcProxy, C
         assert creator.start(made).status_code == 200
     gig = creator.paid_up(made)
     assert gig["payment"]["transaction"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_dust_of_a_stranger_neither_names_the_payer_nor_hides_the_funding(
+    away: tuple[Victim, RpcProxy, Creator], moment: str
+) -> None:
+    shop, proxy, creator = away
+    odd = deploy(shop, "OddToken")
+    made, payer, stranger = creator.create(odd.address), odd.holder(10**30), odd.holder(MAX_DEPOSITS)
+
+    def send_dust() -> None:
+        for _ in range(MAX_DEPOSITS):
+            odd.send(stranger, made["gig_wallet_address"], 1)
+
+    if moment == "before":
+        send_dust()
+    paid = shop.send(payer, odd.address, made["tx_data"])["transactionHash"]
+    if moment == "after":
+        send_dust()
+    with proxy.broken(narrow(40), "eth_getLogs"):
+        assert creator.start(made).status_code == 200
+    gig = creator.gig(made)
+    assert (gig["creator"], gig["payment"]["payer"]) == (payer.lower(), payer.lower())
+    assert {gig["payment"]["transaction"], gig["funding"]["deposit_transaction"]} == {paid}
+    rows = creator.desk.rows("select payer from gig_deposits where gig_id = ?", made["gig_id"])
+    assert (len(rows), rows.count((payer.lower(),))) == (MAX_DEPOSITS, 1)
 
 
 @pytest.mark.parametrize("methods", [(), ("eth_call",), ("eth_getLogs",)], ids=["all", "eth_call", "eth_getLogs"])

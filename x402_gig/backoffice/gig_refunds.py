@@ -31,7 +31,7 @@ class Spare(Struct, frozen=True):
 
     @property
     def origins(self) -> list[str]:
-        """All that came, oldest first: what is to go back is the last of it."""
+        """The largest deposits, oldest first: what is to go back is mostly the last of them."""
         came = [f"{self.gig.token.told(t.value)} came from {t.payer} in {t.transaction}" for t in self.deposits]
         return came or ["The token's logs do not say who sent it: ask the gig's creator."]
 

@@ -6,6 +6,7 @@ wallet like all money here: written down first, and only once (see `funding`, `p
 """
 
 import asyncio
+import heapq
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ RANGE = 5_000
 START_TIMEOUT_S = LEASE_S - 5
 # How long to look for the transfers of a gig that was funded long ago.
 SEARCH_S = 10
-# Kept of a gig, the newest: a token may tell of as many as it likes, and each is a row, and its block is asked for.
+# Kept of a gig, the largest: anybody may send dust as often as he likes, and each is a row, and its block is asked for.
 MAX_DEPOSITS = 100
 RECHECKED = 20
 
@@ -228,23 +229,26 @@ def _tx_data(wallet: str, units: int) -> str:
 
 
 async def find_deposits(node: Node, gig: GigRecord, since: int, last: int, balance: int) -> list[TokenTransfer]:
-    """The transfers that brought the wallet this balance, oldest first; looked for from block `last` down, for a while.
+    """The largest transfers to the gig's wallet, oldest first; looked for from block `last` down, for a while.
 
-    Raises Unavailable.
+    The search ends where all transfers since then make up this balance. Raises Unavailable.
     """
     found: list[TokenTransfer] = []
-    size = RANGE
+    size, missing = RANGE, balance
     try:
         async with asyncio.timeout(SEARCH_S):
-            while last >= since and len(found) < MAX_DEPOSITS and sum(t.value for t in found) < balance:
+            while last >= since and missing > 0:
                 first = max(since, last - size + 1)
                 try:
-                    found += await node.token_deposits(gig.token.address, [gig.wallet], first, last)
-                    last = first - 1
+                    came = await node.token_deposits(gig.token.address, [gig.wallet], first, last)
                 except ChainRefused:
                     if size == 1:
                         raise
                     size = max(1, size // 2)
+                    continue
+                missing -= sum(t.value for t in came)
+                found = heapq.nlargest(MAX_DEPOSITS, [*found, *came], key=lambda t: t.value)
+                last = first - 1
     except TimeoutError:
         log.warning("gig %d: not all of its funding was found in %d s of reading logs", gig.gig_id, SEARCH_S)
-    return sorted(found, key=lambda t: (t.block_number, t.log_index))[-MAX_DEPOSITS:]
+    return sorted(found, key=lambda t: (t.block_number, t.log_index))

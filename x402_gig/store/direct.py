@@ -1,6 +1,7 @@
 """Gigs that are created with an API key and paid into their own wallets: created, started once, or cancelled."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,12 +30,20 @@ class Draft(Struct, frozen=True):
 
 
 class Started(Struct, frozen=True):
-    """What was found in a gig's wallet, and when the gig runs."""
+    """What was found in a gig's wallet, `deposits` oldest first, and when the gig runs."""
 
     deposits: Sequence[TokenTransfer]
     surplus_units: int
     start_at: int
     end_at: int
+
+    @property
+    def payer(self) -> str:
+        """The sender of the most, the earliest of equals: dust makes nobody the payer. Empty where none is known."""
+        sent = Counter[str]()
+        for deposit in self.deposits:
+            sent[deposit.payer] += deposit.value
+        return max(sent, key=sent.__getitem__, default="")
 
 
 class Fee(Struct, frozen=True):
@@ -107,7 +116,7 @@ def go_live(connection: Connection, gig: GigRecord, fence: int, started: Started
     mine = update(gigs).where(gigs.c.id == gig.gig_id, gigs.c.state == "created", gigs.c.start_fence == fence)
     values = {
         "state": "live",
-        "creator": started.deposits[0].payer if started.deposits else "",
+        "creator": started.payer,
         "surplus": started.surplus_units,
         "start_at": started.start_at,
         "end_at": started.end_at,

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     RowMapping,
+    ScalarSelect,
     Select,
     bindparam,
     func,
@@ -210,14 +211,12 @@ _STATUS: Mapping[str, Callable[[int], tuple[ColumnElement[bool], ...]]] = {
 def gig_rows() -> Select[Any]:
     """Gigs with their money; `record` reads what it selects."""
     reward, commission, fee = (movements.alias(name) for name in ("reward", "commission", "fee"))
-    paid_by = select(gig_deposits.c.transaction).where(gig_deposits.c.gig_id == gigs.c.id, gig_deposits.c.on_chain == 1)
+    paid_by = _largest_deposit(gig_deposits.c.payer == gigs.c.creator)
     return (
         select(
             gigs,
             payments.c.state.label("payment_state"),
-            func.coalesce(
-                payments.c.transaction, paid_by.order_by(gig_deposits.c.id.desc()).limit(1).scalar_subquery()
-            ).label("deposit"),
+            func.coalesce(payments.c.transaction, paid_by, _largest_deposit()).label("deposit"),
             reward.c.transaction.label("reward_transaction"),
             func.coalesce(commission.c.transaction, fee.c.transaction).label("commission_transaction"),
         )
@@ -227,6 +226,15 @@ def gig_rows() -> Select[Any]:
         .outerjoin(commissions, (commissions.c.payment_id == payments.c.id) & (commissions.c.is_void == 0))
         .outerjoin(commission, commission.c.id == commissions.c.movement_id)
     )
+
+
+def _largest_deposit(*conditions: ColumnElement[bool]) -> ScalarSelect[str]:
+    """Its transaction, of a gig that was created with a key."""
+    found = select(gig_deposits.c.transaction).where(gig_deposits.c.gig_id == gigs.c.id, gig_deposits.c.on_chain == 1)
+    # Amounts are digits: of two the longer one is more.
+    size = func.length(gig_deposits.c.value)
+    found = found.where(*conditions).order_by(size.desc(), gig_deposits.c.value.desc(), gig_deposits.c.id)
+    return found.limit(1).scalar_subquery()
 
 
 _FIND = gig_rows().where(
