@@ -226,7 +226,8 @@ def _happens(check: Callable[[], bool]) -> bool:
     return False
 
 
-def test_a_gig_whose_funding_is_dropped_while_it_is_started_is_suspended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["before the logs", "after the logs"])
+def test_a_gig_whose_funding_is_dropped_while_it_is_started_is_suspended(tmp_path: Path, moment: str) -> None:
     """Its height is read on the other chain before the start is written down, so nobody reads it again by himself."""
     with opened(tmp_path, reorg_depth=16) as (shop, proxy, creator):
         odd = deploy(shop, "OddToken")
@@ -234,15 +235,45 @@ def test_a_gig_whose_funding_is_dropped_while_it_is_started_is_suspended(tmp_pat
         made = creator.funded(odd)
 
         def drop(_: Json, forward: Forward) -> Json:
-            found = forward()
+            found = forward() if moment == "after the logs" else None
             proxy.rules.clear()
-            shop.rpc("anvil_reorg", 4, [])
-            shop.rpc("anvil_mine", "0x3")
-            until(lambda: _has_read(creator.desk, int(shop.rpc("eth_blockNumber"), 16)))
-            return found
+            _reorganise(shop, 4)
+            return found or forward()
 
         with proxy.broken(of_token(odd, drop), "eth_getLogs"):
             assert creator.start(made).status_code == 200
+        until(lambda: creator.gig(made)["status"] == "suspended")
+
+
+def _reorganise(shop: Victim, blocks: int) -> None:
+    """Other blocks without transactions, which the ledger has read, instead of the newest ones."""
+    shop.rpc("anvil_reorg", blocks, [])
+    shop.rpc("anvil_mine", "0x3")
+    head = int(shop.rpc("eth_blockNumber"), 16)
+    until(lambda: ledgers.rows(shop.ledger, "select cursor_number from ledger")[0][0] >= head)
+
+
+def test_a_gig_whose_funding_is_dropped_while_it_is_looked_at_again_is_suspended_again(tmp_path: Path) -> None:
+    with opened(tmp_path, reorg_depth=16) as (shop, proxy, creator), proxy.broken(down, *SEND):
+        odd = deploy(shop, "OddToken")
+        made, payer = creator.create(odd.address), odd.holder(10**30)
+        shop.rpc("anvil_mine", "0x10")
+        shop.send(payer, odd.address, made["tx_data"])
+        assert creator.start(made).status_code == 200
+        _reorganise(shop, 1)
+        until(lambda: creator.gig(made)["status"] == "suspended")
+
+        def drop(_: Json, forward: Forward) -> Json:
+            found = forward()
+            proxy.rules.pop("eth_getLogs")
+            _reorganise(shop, 1)
+            return found
+
+        with proxy.broken(of_token(odd, drop), "eth_getLogs"):
+            again = shop.send(payer, odd.address, made["tx_data"])["transactionHash"]
+            until(lambda: "eth_getLogs" not in proxy.rules)
+        query = 'select 1 from gig_deposits where "transaction" = ?'
+        until(lambda: ledgers.rows(shop.ledger, query, again))
         until(lambda: creator.gig(made)["status"] == "suspended")
 
 
@@ -273,10 +304,6 @@ def test_a_payout_whose_funding_is_dropped_while_it_is_prepared_is_not_signed(tm
         shop.send(payer, odd.address, made["tx_data"])
         creator.paid_up(made, timeout_s=60)
         assert creator.desk.rows("select state from slots where purpose = 'payout'") == [("mined",)]
-
-
-def _has_read(desk: Desk, height: int) -> bool:
-    return bool(desk.rows("select cursor_number from ledger")[0][0] >= height)
 
 
 def of_token(token: Erc20, rule: Rule) -> Rule:

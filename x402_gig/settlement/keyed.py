@@ -114,12 +114,12 @@ class KeyedGigs:
             try:
                 is_live = await self.ledger.write(lambda c: direct.go_live(c, gig, fence, started, self._fee(c, gig)))
             except CommitUnknown:  # live, perhaps, and then it is not started again
-                await self._follow_up(gig_id, started, block)
+                await self._follow_up(gig_id, started.deposits, block)
                 raise
             if not is_live:
                 raise BeingProcessed(gig_id)
         log.info("gig %d started, %d base units beyond its total", gig_id, started.surplus_units)
-        await self._follow_up(gig_id, started, block)
+        await self._follow_up(gig_id, started.deposits, block)
 
     async def recheck(self) -> None:
         """Look again for the funding that a reorganisation took away; each gig by itself, the next ones in each round.
@@ -143,15 +143,12 @@ class KeyedGigs:
             if balance < await self.ledger.read(partial(debts.owed, gig_id=gig.gig_id)):
                 return ""
             found = await self._deposits(gig, block, balance)
-            try:
-                await self.ledger.write(partial(direct.funded_again, gig_id=gig.gig_id, transfers=found))
-            except CommitUnknown:
-                self.funding_due()
-                raise
+            # The answer to the commit may be lost: then it is not looked at again.
+            await self.ledger.write_surely(partial(direct.funded_again, gig_id=gig.gig_id, transfers=found))
+            log.warning("gig %d: its funding is on chain again", gig.gig_id)
+            await self._follow_up(gig.gig_id, found, block)
         except GigError as exc:
             return f"gig {gig.gig_id}: {exc.detail}"
-        log.warning("gig %d: its funding is on chain again", gig.gig_id)
-        self.funding_due()
         return ""
 
     def _check_open(self) -> None:
@@ -210,18 +207,24 @@ class KeyedGigs:
         nonce = self.wallets.fee_nonce(gig.gig_id)
         return Fee(kept.commission_address(connection), nonce, None if is_usdc else gig.token.address)
 
-    async def _follow_up(self, gig_id: int, started: Started, block: Block) -> None:
+    async def _follow_up(self, gig_id: int, deposits: Sequence[TokenTransfer], seen: Block) -> None:
+        """Its commission can leave, unless its funding was replaced before these deposits were written down."""
         self.funding_due()
-        await self._confirm(gig_id, started.deposits, block)
-
-    async def _confirm(self, gig_id: int, deposits: Sequence[TokenTransfer], seen: Block) -> None:
-        """The watcher may have read another block of these heights meanwhile: then it has not seen these rows."""
-        blocks = {t.block_number: t.block_hash for t in deposits} | {seen.number: seen.hash}
-        try:
-            for number, block_hash in blocks.items():
-                await self.watcher.confirm(number, block_hash)
-        except Unavailable:
+        if not await self._is_confirmed(deposits, seen):
             await self.ledger.write(lambda c: direct.doubt(c, gig_id))
+
+    async def _is_confirmed(self, deposits: Sequence[TokenTransfer], seen: Block) -> bool:
+        """Is the block `seen`, in which the balance was asked, still on chain?
+
+        The watcher may have read another block of a deposit's height meanwhile: then it has not seen that row, and the
+        deposit is undone here.
+        """
+        try:
+            for number, block_hash in {t.block_number: t.block_hash for t in deposits}.items():
+                await self.watcher.confirm(number, block_hash)
+            return (await self.node.existing(seen.number)).hash == seen.hash
+        except Unavailable:
+            return False
 
 
 def _tx_data(wallet: str, units: int) -> str:
