@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from tests import ledgers
+from tests.creators import Creator
 from tests.cuts import CommitProxy, commit_proxy
 from tests.e2e.attacks import STRANGER, Answer, Purchase
 from tests.e2e.odd_facilitator import NETWORK, OddFacilitator, reply, settled, transaction_of
 from tests.faults import RpcProxy, rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, running, serve_settings, until
-from tests.operator import PRICE
+from tests.operator import PRICE, Desk
 from tests.servers import Postgres
+from tests.tokens import Erc20
 
 GIGS = 3
 BUYERS = 20
@@ -29,10 +31,11 @@ STRUCK_OFF_S = 20
 
 @dataclass
 class Server(Dev):
-    """`ledger` is the database's own URL, past any proxy."""
+    """`ledger` is the database's own URL, past any proxy, and so is the desk's."""
 
     process: "Popen[str]" = None  # type: ignore[assignment]
     ledger: str = ""
+    desk: Desk = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -43,7 +46,10 @@ def servers(chain: Chain, folder: Path, ledger: str, *urls: str, **settings: Any
         ready = [
             stack.enter_context(running("serve", env=env | {"X402_GIG_DATABASE_URL": url}, cwd=folder)) for url in urls
         ]
-        yield [Server(chain.rpc_url, url=line["url"], process=process, ledger=ledger) for process, line in ready]
+        desk = Desk(env, folder)
+        yield [
+            Server(chain.rpc_url, url=line["url"], process=process, ledger=ledger, desk=desk) for process, line in ready
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +241,28 @@ def test_a_gig_is_funded_though_the_commit_that_made_it_was_lost(shop: Server, p
     gig = gig_of(purchase.pay_until(200))
     assert cut.is_committed.is_set()
     shop.funded(gig)
+
+
+@pytest.mark.parametrize(("passed_on", "stays_away"), [(True, False), (False, False), (True, True)])
+def test_a_start_whose_commit_is_lost_is_looked_for_and_told_as_made(
+    shop: Server, proxy: CommitProxy, *, passed_on: bool, stays_away: bool
+) -> None:
+    creator = Creator(shop, shop.desk)
+    made = creator.funded(Erc20(shop, USDC))
+    cut = proxy.cuts("UPDATE gigs SET state=", passed_on=passed_on, stays_away=stays_away)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(creator.start, made)
+        until(cut.is_made.is_set)
+        if stays_away:
+            tries = proxy.refused + 3
+            until(lambda: proxy.refused >= tries)
+        proxy.come_back()
+        answer = asked.result()
+    assert (answer.status_code, answer.json()["data"]["gig_id"]) == (200, made["gig_id"])
+    assert cut.is_committed.is_set() == passed_on
+    assert creator.start(made).json() == {"error": "Gig is already live"}
+    creator.paid_up(made)
+    assert shop.desk.rows("select count(*) from movements where source_gig = ?", made["gig_id"]) == [(1,)]
 
 
 def test_whatever_commits_are_lost_whoever_signs_anew_after_each_503_is_charged_once(

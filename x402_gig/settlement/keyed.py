@@ -20,7 +20,6 @@ from x402_gig.chain.wallets import MAX_GIG_ID, Wallets
 from x402_gig.errors import (
     BeingProcessed,
     ChainRefused,
-    CommitUnknown,
     GigError,
     NotFound,
     NotFunded,
@@ -99,8 +98,7 @@ class KeyedGigs:
     async def start(self, key_id: int, gig_id: int) -> None:
         """Start a funded gig, once.
 
-        Raises NotFound, NotStartable, NotFunded or BeingProcessed, and Unavailable: then it may be started, and asking
-        again tells.
+        Raises NotFound, NotStartable, NotFunded, BeingProcessed or Unavailable.
         """
         self._check_open()
         await self._startable(key_id, gig_id)
@@ -111,12 +109,8 @@ class KeyedGigs:
                     block, started = await self._look(gig)
             except TimeoutError:
                 raise Unavailable("The chain took too long: try again") from None
-            try:
-                is_live = await self.ledger.write(lambda c: direct.go_live(c, gig, fence, started, self._fee(c, gig)))
-            except CommitUnknown:  # live, perhaps, and then it is not started again
-                await self._follow_up(gig_id, started.deposits, block)
-                raise
-            if not is_live:
+            # The answer to the commit may be lost: then the creator is told when the ledger knows what became of it.
+            if not await self.ledger.write_surely(lambda c: direct.go_live(c, gig, fence, started, self._fee(c, gig))):
                 raise BeingProcessed(gig_id)
         log.info("gig %d started, %d base units beyond its total", gig_id, started.surplus_units)
         await self._follow_up(gig_id, started.deposits, block)

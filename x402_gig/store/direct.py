@@ -100,9 +100,12 @@ def since_block(connection: Connection, gig_id: int) -> int:
 
 
 def take_turn(connection: Connection, gig_id: int, lease_s: int) -> int | None:
-    """The number to start this gig under; None while somebody else has the turn, for `lease_s` seconds at most."""
+    """The number to start this gig under; None while somebody else has the turn, for `lease_s` seconds at most.
+
+    None also when it is not to be started any more: a live gig keeps the number of its start, see `go_live`.
+    """
     now = int(time.time())
-    free = update(gigs).where(gigs.c.id == gig_id, gigs.c.start_until <= now)
+    free = update(gigs).where(gigs.c.id == gig_id, gigs.c.state == "created", gigs.c.start_until <= now)
     taken = free.values(start_fence=gigs.c.start_fence + 1, start_until=now + lease_s)
     return connection.execute(taken.returning(gigs.c.start_fence)).scalar_one_or_none()
 
@@ -112,7 +115,10 @@ def end_turn(connection: Connection, gig_id: int, fence: int) -> None:
 
 
 def go_live(connection: Connection, gig: GigRecord, fence: int, started: Started, fee: Fee) -> bool:
-    """Make it live, once, and note that its commission is due; False when somebody else's turn came meanwhile."""
+    """Make it live, once, and note that its commission is due; False when somebody else's turn came meanwhile.
+
+    True also when this turn has made it live before: the answer to that commit was lost.
+    """
     mine = update(gigs).where(gigs.c.id == gig.gig_id, gigs.c.state == "created", gigs.c.start_fence == fence)
     values = {
         "state": "live",
@@ -123,7 +129,8 @@ def go_live(connection: Connection, gig: GigRecord, fence: int, started: Started
         "start_until": 0,
     }
     if connection.execute(mine.values(values)).rowcount != 1:
-        return False
+        before = select(gigs.c.id).where(gigs.c.id == gig.gig_id, gigs.c.state == "live", gigs.c.start_fence == fence)
+        return connection.execute(before).first() is not None
     record_deposits(connection, gig.gig_id, started.deposits)
     if gig.commission_units:
         number, units = gig.gig_id, gig.commission_units

@@ -85,14 +85,19 @@ def test_the_turn_of_one_who_died_is_over_when_its_time_is(db: Connection, gig: 
 
 
 def test_a_start_counts_once(db: Connection, gig: GigRecord) -> None:
-    assert direct.go_live(db, gig, turn(db, gig), started(), FEE)
-    assert not direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    late, mine = turn(db, gig), turn(db, gig)
+    assert direct.go_live(db, gig, mine, started(), FEE)
+    assert direct.go_live(db, gig, mine, started(), FEE)  # its own work, told again
+    assert not direct.go_live(db, gig, late, started(), FEE)
+    assert direct.take_turn(db, gig.gig_id, 0) is None
     assert len(db.execute(select(movements.c.id)).all()) == 1
 
 
 def test_a_cancelled_gig_is_never_started(db: Connection, gig: GigRecord) -> None:
+    number = turn(db, gig)
     direct.give_back(db, gig, 0)
-    assert not direct.go_live(db, gig, turn(db, gig), started(), FEE)
+    assert direct.take_turn(db, gig.gig_id, 0) is None
+    assert not direct.go_live(db, gig, number, started(), FEE)
 
 
 def test_nothing_leaves_its_wallet_while_its_funding_is_off_the_chain(db: Connection, gig: GigRecord) -> None:
