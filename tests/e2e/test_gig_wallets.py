@@ -18,7 +18,7 @@ from tests.e2e.attacks import inner_calls
 from tests.e2e.test_keyed_faults import opened
 from tests.faults import Forward, Reply, RpcProxy, Rule, answers, down, late_receipts, no_sync
 from tests.harness import USDC, Json, until
-from tests.operator import Done
+from tests.operator import Done, words
 from tests.tokens import Erc20, deploy
 from x402_gig.settlement.keyed import RECHECKED
 
@@ -192,6 +192,33 @@ def test_a_nonce_that_was_used_without_the_ledger_waits_for_the_operator_and_the
     read_up(shop)
     assert creator.desk.audit()["ok"]
     assert unblock(creator, made).returncode == 1
+
+
+@pytest.mark.parametrize("left_out", ["what left", "all"])
+def test_a_wallet_is_not_said_to_have_paid_nothing_by_a_node_that_leaves_logs_out(away: Shop, left_out: str) -> None:
+    shop, proxy, creator = away
+    odd = deploy(shop, "OddToken")
+    # Enough for a second commission.
+    made = creator.funded(odd, extra=UNIT)
+    wallet = made["gig_wallet_address"]
+
+    def leave_out(request: Json, forward: Forward) -> Reply:
+        _, *accounts = request["params"][0]["topics"]
+        is_about_it = wallet[2:].lower() in json.dumps(accounts if left_out == "all" else accounts[:1])
+        return answers([])(request, forward) if is_about_it else forward()
+
+    with proxy.broken(no_sync, SYNC), proxy.broken(receipts_hidden(wallet), RECEIPT):
+        assert creator.start(made).status_code == 200
+        until(lambda: odd.balance(shop.commission) == UNIT)
+        read_up(shop)
+        until(lambda: f"x402-gig gigs unblock {made['gig_id']}" in warning(shop))
+        with proxy.broken(leave_out, "eth_getLogs"):
+            done = unblock(creator, made)
+        assert (done.returncode, "The logs of the token do not explain" in words(done.stderr)) == (1, True), done.stderr
+        assert slots_of(shop, made) == ["open"]
+        assert unblock(creator, made).returncode == 0
+        creator.paid_up(made)
+    assert (odd.balance(shop.commission), odd.balance(wallet)) == (UNIT, 11 * UNIT)
 
 
 def test_a_payout_that_an_old_backup_has_forgotten_is_not_made_again(database: str, tmp_path: Path) -> None:

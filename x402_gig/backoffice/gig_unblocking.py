@@ -1,4 +1,7 @@
-"""A gig's wallet whose nonce was used by a transaction without a receipt: the token's logs say what it has paid."""
+"""A gig's wallet whose nonce was used by a transaction without a receipt: the token's logs say what it has paid.
+
+That something is not paid is believed only where the logs make up what the wallet holds.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -66,7 +69,29 @@ async def look(office: Office, node: Node, gig_id: int) -> Standstill:
     paid = _paid(sent.due, strange)
     if not nonces and not paid:
         raise Refused(f"Nothing of gig {gig_id} stands still in block {block.number}, where all is final")
-    return Standstill(gig, block, sent, nonces, strange, paid)
+    found = Standstill(gig, block, sent, nonces, strange, paid)
+    if found.due_again:
+        await _check_logs(node, gig, block, since, left)
+    return found
+
+
+async def _check_logs(node: Node, gig: GigRecord, block: Block, since: int, left: Sequence[TokenTransfer]) -> None:
+    """A node that leaves logs out would have a payment made twice: Refused unless they make up the balance.
+
+    Raises Unavailable.
+    """
+    came = await in_ranges(partial(node.token_deposits, gig.token.address, [gig.wallet]), since, block.number)
+    held = await node.token_balance(gig.token.address, gig.wallet, block)
+    into, out = (sum(transfer.value for transfer in moved) for moved in (came, left))
+    if held == into - out:
+        return
+    told = gig.token.told
+    holds = "the token does not tell its balance" if held is None else f"it holds {told(held)}"
+    raise Refused(
+        f"The logs of the token do not explain what the wallet {gig.wallet} holds in block {block.number}: by the logs "
+        f"{told(into)} came and {told(out)} left, but {holds}. "
+        "The chain node may leave logs out, and then nobody knows what is paid: try again, or with another node"
+    )
 
 
 async def _deep_block(office: Office, node: Node) -> Block:
