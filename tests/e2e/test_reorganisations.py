@@ -19,6 +19,8 @@ from tests.faults import rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
 
 PRICE, REWARD = 11_000_000, 10_000_000
+# The default.
+REORG_DEPTH = 64
 
 # On both databases.
 pytestmark = pytest.mark.usefixtures("database")
@@ -128,8 +130,8 @@ def test_a_deposit_that_cannot_come_back_takes_its_gig_with_it_and_nothing_of_it
         assert answer.status_code == 402
         assert shop.gig(lost["gig_id"])["status"] == "suspended"
         assert shop.usdc(first["gig_wallet_address"]) == REWARD
-        # The commission of the next gig does not wait for the one that is gone.
-        shop.rpc("evm_mine")
+        # The commission of the next gig does not wait for the one that is gone, once its signatures' end is final.
+        shop.rpc("anvil_mine", hex(REORG_DEPTH))
         buyer = shop.buyer(PRICE)
         quote, now = shop.quote(gig_terms()), int(shop.rpc("eth_getBlockByNumber", "latest", False)["timestamp"], 16)
         terms = gig_terms()

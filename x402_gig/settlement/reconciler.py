@@ -110,18 +110,21 @@ class Reconciler:
         has_orphans, has_misdirected = await self.ledger.read(
             lambda c: (funding.has_orphans(c), funding.has_misdirected(c))
         )
+        if not has_orphans and not has_misdirected:
+            return
+        # A reorganisation may bring back a time at which what has expired since can be executed.
+        final = await self.node.existing(max(0, seen.number - self.reorg_depth))
         if has_orphans:
-            for move in await self.ledger.write(lambda c: funding.void_orphans(c, seen.timestamp)):
+            for move in await self.ledger.write(lambda c: funding.void_orphans(c, final.timestamp)):
                 self._voided(move, "its deposit did not come back")
         if has_misdirected:
-            final = await self.node.existing(max(0, seen.number - self.reorg_depth))
             for move in await self.ledger.write(lambda c: funding.void_misdirected(c, final.timestamp)):
                 self._voided(move, "the commission address was changed, and the next one carries its payments")
-                self.funding_due()
 
     def _voided(self, move: Movement, why: str) -> None:
         self.metrics.acted("voided")
         log.warning("%s %d is void: %s", move.kind, move.subject, why)
+        self.funding_due()  # the next commission waited for this one
 
     async def refund(self) -> None:
         """Pay back deposits that are final and that nobody claimed in two hours, and what a command wrote down."""

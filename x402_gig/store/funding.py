@@ -375,9 +375,12 @@ def has_orphans(connection: Connection) -> bool:
     return connection.execute(select(movements.c.id).where(_is_orphan()).limit(1)).first() is not None
 
 
-def void_orphans(connection: Connection, now_s: int) -> list[Movement]:
-    """Give those up of which no signature of ours is alive. A commission's other payments are in the next one."""
-    return _void(connection, _is_orphan(), now_s)
+def void_orphans(connection: Connection, final_s: int) -> list[Movement]:
+    """Give those up of which no signature was alive in the last block that is final.
+
+    A commission's other payments are in the next one.
+    """
+    return _void(connection, _is_orphan(), final_s)
 
 
 # Written out, so that the index of what is due will do.
@@ -394,8 +397,8 @@ def void_misdirected(connection: Connection, final_s: int) -> list[Movement]:
     return _void(connection, (movements.c.state == "due") & _is_misdirected(), final_s)
 
 
-def _void(connection: Connection, is_wanted: ColumnElement[bool], now_s: int) -> list[Movement]:
-    alive = exists().where(slot_movements.c.movement_id == movements.c.id, slot_movements.c.valid_before >= now_s)
+def _void(connection: Connection, is_wanted: ColumnElement[bool], final_s: int) -> list[Movement]:
+    alive = exists().where(slot_movements.c.movement_id == movements.c.id, slot_movements.c.valid_before >= final_s)
     statement = update(movements).where(is_wanted, ~alive, _not_in_flight()).values(state="void")
     found = [Movement(*row) for row in connection.execute(statement.returning(*_movement_columns()))]
     released = update(commissions).where(commissions.c.movement_id.in_([move.movement_id for move in found]))

@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import select
 
 from tests.unit.payments.examples import INTAKE, NOW
-from tests.unit.store.examples import ASSET, SHOP, reserved, transfer, word
+from tests.unit.store.examples import ASSET, END, SHOP, address, reserved, transfer, word
 from x402_gig.chain.node import Block
 from x402_gig.chain.wallets import Wallets
 from x402_gig.metrics import Metrics
 from x402_gig.payments.payment import Authorization
-from x402_gig.settlement.reconciler import Reconciler
+from x402_gig.settlement.reconciler import EXPIRED, Reconciler
 from x402_gig.settlement.settling import Settling
-from x402_gig.store import deposits, tables
-from x402_gig.store.engine import Ledger
+from x402_gig.store import deposits, funding, payments, slots, tables
+from x402_gig.store.engine import Connection, Ledger
 
 WALLETS = Wallets("test test test test test test test test test test test junk")
 VALID_BEFORE = NOW + 60
@@ -26,10 +26,17 @@ DEPTH, TWO_HOURS = 64, 7200
 
 
 class Unused:
-    """A chain on which no authorization was executed; `asked_of` is the block of the last question."""
+    """A chain on which no authorization was executed; `asked_of` is the block of the last question.
+
+    Its blocks up to `final`, that one included, are not replaced any more.
+    """
 
     asked_of: Block | None = None
     is_used: bool | None = False
+    final: Block | None = None
+
+    async def existing(self, number: int) -> Block | None:
+        return self.final if self.final is not None and self.final.number == number else None
 
     async def are_used(self, authorizations: Sequence[Authorization], block: Block | None = None) -> list[bool | None]:
         self.asked_of = block
@@ -109,3 +116,30 @@ def test_a_deposit_goes_back_when_it_is_final_and_no_order_can_come(
     asyncio.run(it.refund())
 
     assert states(ledger, tables.movements) == refunds
+
+
+@pytest.mark.parametrize(("final_s", "state"), [(VALID_BEFORE, "due"), (VALID_BEFORE + 1, "void")])
+def test_a_reward_without_its_deposit_is_given_up_when_no_signature_lives_in_a_final_block(
+    ledger: Ledger, final_s: int, state: str
+) -> None:
+    """A reorganisation may bring back a time at which the authorization can be executed."""
+    asyncio.run(ledger.write(lose_deposit))
+    it = reconciler(ledger, block(DEPTH + 7, VALID_BEFORE + 1000))
+    chain: Any = it.node
+    chain.final = block(7, final_s)
+
+    asyncio.run(it.void())
+
+    assert states(ledger, tables.movements) == [state]
+
+
+def lose_deposit(db: Connection) -> None:
+    """A payment whose reward was signed until `VALID_BEFORE`, and whose deposit never came back."""
+    [payment_id] = reserved(db, 1)
+    deposits.record(db, ASSET, [transfer(1)], NOW)
+    deposits.settle(db, SHOP, [word(1)])
+    slot = slots.open_slot(db, address(9), "funding", 0)
+    funding.enter_slot(db, slot.slot_id, funding.due(db, funding.REWARD, 1), VALID_BEFORE)
+    slots.close(db, slot, "reverted", END)
+    deposits.forget_block(db, transfer(1).block_number, word(9999))
+    assert payments.reject(db, payment_id, EXPIRED)

@@ -187,8 +187,8 @@ def test_what_can_never_be_paid_is_given_up_and_its_neighbours_commissions_are_c
     payments.reject(db, first, GONE)
 
     assert funding.has_orphans(db)
-    assert funding.void_orphans(db, now_s=500) == []  # our signatures are alive until then
-    assert {(m.kind, m.subject) for m in funding.void_orphans(db, now_s=501)} == {("reward", 1), ("commission", 1)}
+    assert funding.void_orphans(db, final_s=500) == []  # our signatures are alive until then
+    assert {(m.kind, m.subject) for m in funding.void_orphans(db, final_s=501)} == {("reward", 1), ("commission", 1)}
 
     funding.write_commission(db, address(7), commission_nonce)
     [anew] = funding.due(db, "commission", 1)
