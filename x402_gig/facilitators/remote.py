@@ -189,7 +189,7 @@ class RemoteFacilitator:
         try:
             written = await asyncio.shield(writing)
         except asyncio.CancelledError:
-            self._settling.left.add(key)
+            self._settling.leave(key)
             self._spawn(self._abandon(key, writing))
             raise
         return await self._settling.wait(written) if isinstance(written, int) else written

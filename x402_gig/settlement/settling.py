@@ -14,9 +14,10 @@ from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import PaymentKey
-from x402_gig.store import binding, deposits, direct, funding, payments, slots
+from x402_gig.store import binding, deposits, direct, funding, journal, payments, slots
 from x402_gig.store.deposits import Shop
 from x402_gig.store.engine import Connection, Ledger
+from x402_gig.store.journal import Entry
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Settling:
         # Payments that nobody waits for, by id, or by key while they may be in the ledger; until they are marked.
         self.left: set[int | PaymentKey] = set()
         self._marking = asyncio.Lock()
+        # Those whose marks were written while the answer to the commit is not here, and one of the entries that tell.
+        self._in_doubt: tuple[frozenset[int | PaymentKey], Entry | None] = (frozenset(), None)
         self.funding_due: Callable[[], None] = lambda: None
         self.slots_reopened: Callable[[], None] = lambda: None
 
@@ -189,12 +192,18 @@ class Settling:
 
         By its key where it may be in the ledger or not.
         """
-        self.left.add(name)
+        self.leave(name)
         try:
             await self.mark_left()
         except Unavailable as exc:
             # An error here would hide what became of the payment.
             log.warning("%d payments are not marked as abandoned yet: %s", len(self.left), exc.detail)
+
+    def leave(self, name: int | PaymentKey) -> None:
+        """The next `mark_left` marks it, also where an earlier mark is in doubt."""
+        self.left.add(name)
+        names, entry = self._in_doubt
+        self._in_doubt = names - {name}, entry
 
     async def mark_left(self) -> None:
         """Write the marks that are missing. Raises Unavailable.
@@ -202,9 +211,22 @@ class Settling:
         To be awaited before a payment is written down: it may be for the same terms as one that was left.
         """
         async with self._marking:  # a mark that was taken meanwhile must not be set again
+            await self._find_out()
             if left := frozenset(self.left):
-                await self._ledger.write(lambda c: payments.mark_left(c, left))
+                await self._ledger.write(lambda c: self._mark(c, left))
                 self.left -= left
+                self._in_doubt = frozenset(), None
+
+    def _mark(self, connection: Connection, left: frozenset[int | PaymentKey]) -> None:
+        self._in_doubt = left, payments.mark_left(connection, left)
+
+    async def _find_out(self) -> None:
+        """What became of the marks in doubt; without a new one, all that were wanted had been there."""
+        names, entry = self._in_doubt
+        # Written, not read: then it waits for the end of the transaction whose answer was lost.
+        if names and (entry is None or await self._ledger.write(lambda c: journal.has(c, entry))):
+            self.left -= self._in_doubt[0]
+        self._in_doubt = frozenset(), None
 
 
 def _forget(connection: Connection, block: Block) -> bool:

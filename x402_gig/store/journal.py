@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
 from x402_gig.store.tables import journal
 
@@ -20,3 +21,21 @@ def note_all(connection: Connection, rows: Iterable[Mapping[str, object]], state
     full = [{**row, "state": state, "reason": reason, "at": now} for row in rows]
     if full:
         connection.execute(_ADD, full)
+
+
+class Entry(NamedTuple):
+    number: int
+    payment_id: int
+    reason: str
+
+
+def newest(connection: Connection, payment_id: int) -> Entry:
+    """The last entry of a payment that has one."""
+    entries = select(journal.c.id, journal.c.payment_id, journal.c.reason).where(journal.c.payment_id == payment_id)
+    return Entry._make(connection.execute(entries.order_by(journal.c.id.desc()).limit(1)).one())
+
+
+def has(connection: Connection, entry: Entry) -> bool:
+    """Was it committed? The number of one that was not may be another entry's."""
+    same = (journal.c.id == entry.number, journal.c.payment_id == entry.payment_id, journal.c.reason == entry.reason)
+    return connection.execute(select(journal.c.id).where(*same)).first() is not None

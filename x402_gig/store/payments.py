@@ -35,6 +35,7 @@ from x402_gig.payments.outcome import Rejected, Settled
 from x402_gig.payments.payment import Authorization, Payment, PaymentKey
 from x402_gig.store import binding, gig_ids, journal, states
 from x402_gig.store.engine import InsertIgnore, Ledger
+from x402_gig.store.journal import Entry
 from x402_gig.store.tables import aliases, deposits, payments, slot_payments, slots
 from x402_gig.store.tables import journal as journal_rows
 
@@ -420,19 +421,26 @@ def reopen(connection: Connection, ids: Iterable[int], reason: str) -> list[int]
     return reopened
 
 
-def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool = True) -> None:
+def mark_abandoned(connection: Connection, ids: Iterable[int], abandoned: bool = True) -> list[int]:
+    """Set the mark, or take it away; those of the payments for which that is new."""
     marked = update(payments).where(payments.c.id.in_(list(ids)), payments.c.abandoned == int(not abandoned))
     changed = connection.execute(marked.values(abandoned=int(abandoned)).returning(payments.c.id, payments.c.state))
-    for payment_id, state in changed.all():
+    found = changed.all()
+    for payment_id, state in found:
         reason = "its buyer stopped waiting" if abandoned else "its buyer has the answer"
         journal.note(connection, [payment_id], state, reason)
+    return [row.id for row in found]
 
 
-def mark_left(connection: Connection, names: Collection[int | PaymentKey]) -> None:
-    """Nobody waits for these payments any more. Those named by a key may not be in the ledger."""
+def mark_left(connection: Connection, names: Collection[int | PaymentKey]) -> Entry | None:
+    """Nobody waits for these payments any more. Those named by a key may not be in the ledger.
+
+    What the journal says of the last mark that is new, if there is one.
+    """
     ids = {name for name in names if isinstance(name, int)}
     found = [find(connection, name) for name in names if isinstance(name, PaymentKey)]
-    mark_abandoned(connection, ids | {known.payment_id for known in found if known is not None})
+    new = mark_abandoned(connection, ids | {known.payment_id for known in found if known is not None})
+    return journal.newest(connection, new[-1]) if new else None
 
 
 def mark_unanswered(connection: Connection, relayers: Collection[str] | None = None, gone_s: int = 0) -> None:

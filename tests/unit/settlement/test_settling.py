@@ -208,6 +208,57 @@ def test_when_the_answer_to_a_commit_is_lost_all_that_may_follow_it_is_due(postg
         asyncio.run(main(ledger, proxy))
 
 
+def _take(connection: Connection) -> None:
+    assert payments.take_abandoned(connection, key(2), 1, b"2")
+
+
+def _leave_again(connection: Connection) -> None:
+    _take(connection)
+    payments.mark_abandoned(connection, [1])
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "passed_on", "is_marked"),
+    [
+        pytest.param(_take, True, False, id="taken by another signature"),
+        pytest.param(lambda c: payments.mark_abandoned(c, [1], False), True, False, id="answered"),
+        pytest.param(_leave_again, True, True, id="taken by one who has left too"),
+        pytest.param(lambda _: None, False, True, id="never written"),
+    ],
+)
+def test_a_mark_whose_commit_was_lost_is_not_set_again_when_it_was_taken_meanwhile(
+    postgres: Postgres, meanwhile: Callable[[Connection], None], passed_on: bool, is_marked: bool
+) -> None:
+    async def main(ledger: Ledger, proxy: CommitProxy) -> int:
+        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        await ledger.write(lambda c: reserved(c, 1))
+        proxy.cuts("UPDATE payments SET abandoned", passed_on=passed_on)
+        await settling.abandon(1)
+        await ledger.write(meanwhile)
+        await settling.mark_left()
+        assert settling.left == set()
+        return await ledger.read(lambda c: c.execute(select(tables.payments.c.abandoned)).scalar_one())
+
+    with commit_proxy(postgres.database()) as proxy, closing(Ledger(proxy.url)) as ledger:
+        assert asyncio.run(main(ledger, proxy)) == int(is_marked)
+
+
+def test_a_mark_whose_commit_was_lost_is_set_again_when_the_one_who_took_it_has_left_here_too(
+    postgres: Postgres,
+) -> None:
+    async def main(ledger: Ledger, proxy: CommitProxy) -> int:
+        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        await ledger.write(lambda c: reserved(c, 1))
+        proxy.cuts("UPDATE payments SET abandoned")
+        await settling.abandon(1)
+        await ledger.write(_take)
+        await settling.abandon(1)
+        return await ledger.read(lambda c: c.execute(select(tables.payments.c.abandoned)).scalar_one())
+
+    with commit_proxy(postgres.database()) as proxy, closing(Ledger(proxy.url)) as ledger:
+        assert asyncio.run(main(ledger, proxy)) == 1
+
+
 def _reward_in_a_slot(connection: Connection) -> TokenTransfer:
     """What shows that it was paid."""
     [reward] = funding.due(connection, funding.REWARD, 1)
