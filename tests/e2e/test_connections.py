@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -12,7 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import ledgers
 from tests.harness import CREATE, Chain, Dev, Json, decode, gig_terms, payment_header, running, serve_settings, served
+from x402_gig.api.connection import MAX_UNSENT_BYTES
+from x402_gig.store.tables import gigs
 
 OFFERS = {
     "h2c": {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABk"},
@@ -58,6 +62,7 @@ class Process(Dev):
     """`x402-gig serve`, with 1,024 descriptors unless it asks for more."""
 
     pid: int = 0
+    ledger: str = ""
 
     def memory_mb(self) -> float:
         """The most it has ever taken."""
@@ -72,9 +77,10 @@ def process(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, was)
         resource.setrlimit(resource.RLIMIT_NOFILE, (1024, was[1]))
-        started, ready = stack.enter_context(running("serve", env=serve_settings(chain, folder), cwd=folder))
+        env = serve_settings(chain, folder)
+        started, ready = stack.enter_context(running("serve", env=env, cwd=folder))
         resource.setrlimit(resource.RLIMIT_NOFILE, (was[1], was[1]))
-        yield Process(chain.rpc_url, url=ready["url"], pid=started.pid)
+        yield Process(chain.rpc_url, url=ready["url"], pid=started.pid, ledger=env["X402_GIG_DATABASE_URL"])
 
 
 def test_headers_without_end_cost_no_memory(process: Process) -> None:
@@ -85,6 +91,31 @@ def test_headers_without_end_cost_no_memory(process: Process) -> None:
             client.sendall(b"x" * 1024 * 1024)
     assert process.http.get(f"{process.url}/healthz").json() == {"status": "ok"}
     assert process.memory_mb() - before < 10
+
+
+@pytest.fixture(scope="module")
+def full_list(process: Process) -> bytes:
+    """A request for a list of 500 gigs with the longest texts, which is larger than 5 MB."""
+    texts = {"how_to_earn": "x" * 2000, "earning_criteria": "x" * 2000}
+    gig_id = process.buy(process.buyer(), gig_terms(**texts)).json()["gig_id"]
+    names = ", ".join(column.name for column in gigs.columns if column.name not in ("id", "payment_id"))
+    numbers = "with recursive numbers (n) as (select 1 union all select n + 1 from numbers where n < 500) "
+    insert = f"insert into gigs (id, {names}) {numbers} select 1000 + n, {names} from gigs, numbers where id = {gig_id}"
+    ledgers.change(process.ledger, insert)
+    assert len(process.http.get(f"{process.url}/api/gigs?limit=500").content) > 5_000_000
+    return b"GET /api/gigs?limit=500 HTTP/1.1\r\nHost: gigs.example\r\n\r\n"
+
+
+def test_lists_that_nobody_takes_have_their_share_of_the_memory_and_no_more(process: Process, full_list: bytes) -> None:
+    before = process.memory_mb()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(process)) for _ in range(150)]
+        for client in clients:
+            client.sendall(full_list)
+        for client in clients:
+            assert select.select([client], [], [], 60)[0]
+        assert process.http.get(f"{process.url}/api/gigs?limit=500").json()["data"][0]["id"] == 1500
+    assert process.memory_mb() - before < 6 * MAX_UNSENT_BYTES / 1024 / 1024
 
 
 def test_a_thousand_connections_without_a_request_keep_nobody_out(process: Process) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, field
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -43,6 +43,8 @@ from x402_gig.store.api_keys import ApiKey
 
 LIST = "/api/gigs"
 CREATE = "/api/gigs/create/x402"
+# Read and written out at the same time: as many as the ledger's reading threads. Each takes some megabytes.
+LISTS_AT_ONCE = 2
 
 
 class GigFinder(Protocol):
@@ -79,6 +81,7 @@ class Api(Struct, frozen=True):
     list_gigs: GigLister
     probes: Probes
     public_url: str
+    _listing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LISTS_AT_ONCE))
 
     async def create_gig(self, request: Request) -> Response:
         """Behind the paywall: the gig was made by the transaction that settled its payment."""
@@ -120,10 +123,11 @@ class Api(Struct, frozen=True):
         now, wanted = self.shop.clock(), read_query(parameters)
         # Those that are not started are nobody's but their key's.
         key = key_of(request) if wanted.status == "created" else None
-        page = await self.list_gigs(wanted, now, key.id if key else None)
-        url = self._next_url(parameters, page.cursor) if page.cursor else None
-        # Off the event loop: 500 gigs with long texts are some megabytes.
-        body = await asyncio.to_thread(self._shown, page, now, url)
+        async with self._listing:
+            page = await self.list_gigs(wanted, now, key.id if key else None)
+            url = self._next_url(parameters, page.cursor) if page.cursor else None
+            # Off the event loop: 500 gigs with long texts are some megabytes.
+            body = await asyncio.to_thread(self._shown, page, now, url)
         return Response(body, media_type="application/json", headers={"Link": f'<{url}>; rel="next"'} if url else None)
 
     def _shown(self, page: Page, now: datetime, url: str | None) -> bytes:

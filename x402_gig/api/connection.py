@@ -14,7 +14,8 @@ from http import HTTPStatus
 import httptools
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from x402_gig.api.cors import Cors
 from x402_gig.api.errors import answer_gig_error
@@ -30,6 +31,9 @@ MAX_FIELDS = 128
 HEAD_S = 10
 # Of answers that are not taken.
 SEND_S = 60
+# Bytes of answers that wait for slow clients, over all connections. A connection counts from the event loop's
+# high-water mark on (64 KB), so a short answer is never given up for others.
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
 # So long a refused client may go on sending: closing at once would take the answer away from it.
 LINGER_S = 2
 # Requests that wait for the answer to an earlier one of their connection.
@@ -114,7 +118,13 @@ class Connection(HttpToolsProtocol):
     # The headers that the deadline is for, while they are not complete.
     _begun: list[tuple[bytes, bytes]] | None = None
     _is_refused = False
+    # The request that is answered, or was last; others may wait behind it.
+    _running: RequestResponseCycle | None = None
+    # While its client is slow to take what is sent: gives it up,
     _sending: asyncio.TimerHandle | None = None
+    # the bytes that wait, as last counted, and when they were first counted to be so few.
+    _unsent = 0
+    _unsent_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn does
         super().connection_made(transport)
@@ -247,11 +257,40 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._unsent, self._unsent_since = self.transport.get_write_buffer_size(), self.loop.time()
         self._sending = self.loop.call_later(SEND_S, self.transport.abort)
+        self._limit_unsent()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._is_sent()
+        if self.pipeline and self._running is not None and self._running.response_complete:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Answer a request once the answers before it are taken, so that no connection has two in memory."""
+        if self.flow.write_paused:
+            self.pipeline.append((cycle, app))
+            return
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _limit_unsent(self) -> None:
+        """Give up connections until no more than `MAX_UNSENT_BYTES` wait, the longest without progress first."""
+        waiting = [one for one in self.connections if isinstance(one, Connection) and one._sending is not None]
+        too_many = sum(one._count_unsent() for one in waiting) - MAX_UNSENT_BYTES
+        for one in sorted(waiting, key=lambda one: one._unsent_since):
+            if too_many <= 0:
+                break
+            too_many -= one._unsent
+            one._is_sent()
+            one.transport.abort()
+
+    def _count_unsent(self) -> int:
+        size = self.transport.get_write_buffer_size()
+        if size < self._unsent:
+            self._unsent, self._unsent_since = size, self.loop.time()
+        return self._unsent
 
     def _is_sent(self) -> None:
         if self._sending is not None:

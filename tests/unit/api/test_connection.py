@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import until
-from tests.listeners import Listener, read, started
+from tests.listeners import LONG, Listener, read, started
 from x402_gig.api import connection
 from x402_gig.api.connection import MAX_FIELDS, MAX_HEAD_BYTES, MAX_QUEUED
 
@@ -27,6 +27,7 @@ OFFERS = {
 }
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: gigs.example\r\n\r\n"
 CHUNKED = b"%x\r\n%b\r\n4;note=x\r\nmore\r\n0\r\nX-Trailer: %b\r\n\r\n"
+LONG_ANSWER = b"GET /long HTTP/1.1\r\nHost: gigs.example\r\nConnection: close\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: gigs.example\r\nConnection: close\r\n\r\n"
 
 
@@ -301,6 +302,44 @@ def test_a_client_that_does_not_take_its_answers_is_left_after_a_while(
         client.sendall(f"GET /long HTTP/1.1\r\nHost: gigs.example\r\n{closing}\r\n".encode() * requests)
         until(lambda: listener.asked)
         until(lambda: not established(listener.port))
+
+
+def test_answers_that_nobody_takes_are_given_up_when_they_are_too_much_and_slow_readers_last(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_UNSENT_BYTES", 3 * len(LONG))
+    with ExitStack() as stack:
+        slow = stack.enter_context(listener.connect())
+        slow.sendall(LONG_ANSWER)
+        taken = 0
+        deaf = [stack.enter_context(listener.connect()) for _ in range(6)]
+        for count, client in enumerate(deaf, 1):
+            client.sendall(LONG_ANSWER)
+            until(lambda count=count: len(listener.asked) == count + 1)  # type: ignore[misc]
+            while taken < count * 4_000_000:
+                taken += len(slow.recv(100_000))
+            # A payment's answer is short.
+            assert listener.answers(LAST) == [(200, "GET /last ")]
+            listener.asked.pop()
+        until(lambda: len(established(listener.port)) <= 4)
+        while more := slow.recv(1_000_000):
+            taken += len(more)
+    assert taken > len(LONG)
+
+
+def test_a_request_waits_until_the_answer_before_it_is_taken(listener: Listener) -> None:
+    with listener.connect() as client:
+        client.sendall(LONG_ANSWER.replace(b"Connection: close\r\n", b""))
+        until(lambda: listener.asked)
+        assert select.select([client], [], [], 20)[0]
+        for _ in range(2):
+            client.sendall(SMUGGLED)
+            # Read after that request.
+            assert listener.answers(LAST) == [(200, "GET /last ")]
+        client.sendall(LAST)
+        assert [path for _, path, _ in listener.asked] == ["/long", "/last", "/last"]
+        lengths = [len(text) for _, text in read(client)]
+    assert lengths == [len(LONG), len("GET /smuggled "), len("GET /smuggled "), len("GET /last ")]
 
 
 def established(port: int) -> list[str]:
