@@ -1,7 +1,9 @@
 """Buyers that hang up, chains that stall or go away: nobody pays twice, nobody is told a wrong end."""
 
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +19,7 @@ from eth_account.signers.local import LocalAccount
 from tests import ledgers
 from tests.e2e.attacks import PRICE, Post, Purchase, buyer
 from tests.harness import (
+    CREATE,
     Dev,
     Json,
     bytecode,
@@ -30,6 +33,9 @@ from tests.harness import (
     until,
 )
 from tests.operator import dev_anywhere
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: gigs.example\r\n\r\n"
+LARGE = b"POST /healthz HTTP/1.1\r\nHost: gigs.example\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000
 
 # On both databases.
 pytestmark = pytest.mark.usefixtures("database")
@@ -83,6 +89,31 @@ def test_a_new_signature_after_hanging_up_gets_the_first_payments_gig_once(stall
     assert inherited.json() == again.json()
     assert other_purchase.json()["gig_id"] != inherited.json()["gig_id"]
     assert stalled.usdc(buyer.address) == 78_000_000
+
+
+@pytest.mark.parametrize("behind", [HEALTH, HEALTH * 20, LARGE, LARGE * 9], ids=["one", "many", "large", "too much"])
+@pytest.mark.parametrize("is_later", [False, True], ids=["at once", "later"])
+def test_hanging_up_with_requests_behind_the_payment_is_hanging_up(
+    stalled: Dev, behind: bytes, *, is_later: bool
+) -> None:
+    terms, buyer = gig_terms(), stalled.buyer(100_000_000)
+    requirements = stalled.quote(terms)
+    [(name, header)] = payment_header(buyer, requirements).items()
+    body = json.dumps(terms)
+    head = f"POST {CREATE} HTTP/1.1\r\nHost: gigs.example\r\n{name}: {header}\r\nContent-Length: {len(body)}\r\n\r\n"
+    url = httpx.URL(stalled.url)
+    with socket.create_connection((url.host, url.port or 80)) as client:
+        client.sendall((head + body).encode() + (b"" if is_later else behind))
+        until(lambda: pending(stalled))
+        client.sendall(behind if is_later else b"")
+        # Read by the server, which answers others after that.
+        assert stalled.http.get(f"{stalled.url}/healthz").status_code == 200
+    # As in `hang_up`.
+    assert stalled.buy(stalled.buyer(0)).status_code == 402
+    second = payment_header(buyer, requirements)
+    stalled.mine()
+    assert stalled.post(terms, second).status_code == 200
+    assert stalled.usdc(buyer.address) == 89_000_000
 
 
 def test_an_abandoned_payment_is_inherited_while_it_still_settles_even_by_a_buyer_with_nothing_left(

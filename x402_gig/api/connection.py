@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from http import HTTPStatus
+from typing import cast
 
 import httptools
 from starlette.requests import Request
@@ -38,6 +39,8 @@ MAX_UNSENT_BYTES = 64 * 1024 * 1024
 LINGER_S = 2
 # Requests that wait for the answer to an earlier one of their connection.
 MAX_QUEUED = 64
+# Of what comes while some do.
+MAX_QUEUED_BYTES = 2 * MAX_HEAD_BYTES
 MAX_CONNECTIONS = 4096
 # For the chain's node, the ledger, Redis, files.
 OTHER_DESCRIPTORS = 256
@@ -115,6 +118,8 @@ class Connection(HttpToolsProtocol):
     _deadline: float | None = None
     # Since the headers began, or since they ended or the last piece of a body.
     _received = 0
+    # While requests wait behind the one under way.
+    _queued_bytes = 0
     # The headers that the deadline is for, while they are not complete.
     _begun: list[tuple[bytes, bytes]] | None = None
     _is_refused = False
@@ -134,6 +139,9 @@ class Connection(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        # Uvicorn tells the request that was read last; a payment may be under way, and that one wait behind it.
+        self.cycle = self._running or self.cycle
+        self.pipeline.clear()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._is_sent()
@@ -150,6 +158,9 @@ class Connection(HttpToolsProtocol):
             # What a callback raises comes as the context of the parser's own error.
             why = exc.__context__
             self._refuse(why.status if isinstance(why, _Refused) else HTTPStatus.BAD_REQUEST)
+        if self.pipeline:
+            # Uvicorn stops reading then, and only who reads notices that a buyer has hung up.
+            self.flow.resume_reading()
 
     def _read(self, data: bytes) -> None:
         rest = data
@@ -160,6 +171,9 @@ class Connection(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as offer:
                 rest = self._without_offer() + rest[offer.args[0] :]
         self._received += len(data)
+        self._queued_bytes = self._queued_bytes + len(data) if self.pipeline else 0
+        if self._queued_bytes > MAX_QUEUED_BYTES:
+            raise _Refused(HTTPStatus.BAD_REQUEST)
         if self.headers is not _TRAILERS:
             self._wait_for_headers(len(data))
         elif self._received > MAX_HEAD_BYTES + PIECE_BYTES:
@@ -320,6 +334,10 @@ class Connection(HttpToolsProtocol):
         comes behind it.
         """
         self._is_refused = True
+        if self.pipeline and self.cycle.more_body:
+            # The rest of the last request's body will not come.
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else cast(RequestResponseCycle, self._running)
         if self._is_answering():
             if self._in_head() or self.pipeline or self.cycle.response_started or not self.cycle.more_body:
                 self.cycle.keep_alive = False

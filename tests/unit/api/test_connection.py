@@ -173,6 +173,17 @@ def test_a_trailer_field_is_no_header(listener: Listener) -> None:
     assert not {"x-forwarded-for", "x-api-key"} & {name for names in listener.headers for name in names}
 
 
+def test_requests_that_wait_behind_another_are_so_long(listener: Listener) -> None:
+    long = with_offer("", f"Content-Length: {MAX_HEAD_BYTES}\r\n") + b"x" * MAX_HEAD_BYTES
+    with listener.connect() as client:
+        client.sendall(with_offer("", "Content-Length: 0\r\n", "/wait") + SMUGGLED + long * 3 + SMUGGLED)
+        until(lambda: listener.asked and not unread(listener.port))
+        listener.release()
+        answers = read(client)
+    assert [text for _, text in answers if "x" not in text] == ["POST /wait ", "GET /smuggled "]
+    assert len(answers) == 4
+
+
 def test_requests_that_wait_behind_another_are_so_many(listener: Listener) -> None:
     with listener.connect() as client:
         client.sendall(with_offer("", "Content-Length: 0\r\n", "/wait") + SMUGGLED * 3 * MAX_QUEUED)
@@ -346,6 +357,12 @@ def established(port: int) -> list[str]:
     """The server's ends of open connections to this port (proc(5): state 01)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [row[1] for row in rows if int(row[1].split(":")[1], 16) == port and row[3] == "01"]
+
+
+def unread(port: int) -> int:
+    """Bytes that came to this port and wait to be read."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[4].split(":")[1], 16) for row in rows if int(row[1].split(":")[1], 16) == port)
 
 
 # Many connections
