@@ -153,6 +153,11 @@ class Sale(NamedTuple):
     paid_at: float
 
 
+def late() -> Json:
+    """The end of an authorization that outlives its test."""
+    return {"validBefore": str(int(time.time()) + 600)}
+
+
 def buy_on_and_on(servers: Crowd, number: int, stop: Event) -> list[Sale]:
     """Ask one server for the price, think about it for as long as it is offered, and pay at the other one."""
     sales = []
@@ -169,7 +174,7 @@ def buy_on_and_on(servers: Crowd, number: int, stop: Event) -> list[Sale]:
 def test_a_new_commission_reaches_all_servers_while_buyers_buy_and_each_pays_what_he_was_quoted(two: Crowd) -> None:
     nobody = two[0].buyer(0)
     terms = gig_terms()
-    old = payment_header(nobody, two[0].quote(terms), validBefore=str(int(time.time()) + 600))
+    old = payment_header(nobody, two[0].quote(terms), **late())
 
     def reason(server: Dev) -> str:
         """Of the 402 for whoever pays the old price and has no money."""
@@ -211,11 +216,30 @@ def test_a_new_minimum_refuses_no_offer_that_was_made_before_it(chain: Chain, tm
         assert "From 20 to 1000000 USDC" in shop.http.get(f"{shop.url}/openapi.json").text
 
 
+def test_a_mistake_that_is_corrected_before_it_is_in_force_is_never_a_price(chain: Chain, tmp_path: Path) -> None:
+    with operated(chain, tmp_path, max_timeout_s=OFFER_S) as shop:
+        terms = gig_terms()
+        wrong = payment_header(chain.buyer(0), shop.quote(terms) | {"amount": "10000000"}, **late())
+
+        def is_refused() -> bool:
+            assert shop.quote(terms)["amount"] in {str(PRICE), str(NEW_PRICE)}
+            return bool(shop.post(terms, wrong).json()["error"] == MISMATCH)
+
+        assert shop.desk.run("settings", "set", "--commission-bps", "0", "--yes").returncode == 0
+        followed = time.monotonic() + 4
+        while time.monotonic() < followed:
+            assert is_refused()
+        assert shop.desk.run("settings", "set", "--commission-bps", "500", "--yes").returncode == 0
+        while shop.quote(terms)["amount"] == str(PRICE):
+            assert is_refused()
+        assert is_refused()
+
+
 def test_a_deposit_of_less_than_the_new_minimum_that_was_the_price_before_is_paid_back(tmp_path: Path) -> None:
     """Its buyer never sent the order; a stranger executed the authorization."""
     with devnet() as chain, operated(chain, tmp_path, max_timeout_s=OFFER_S) as shop:
         buyer = chain.buyer(PRICE)
-        signed = payload_v2(buyer, shop.quote(gig_terms()), validBefore=str(int(time.time()) + 600))
+        signed = payload_v2(buyer, shop.quote(gig_terms()), **late())
         assert shop.desk.run("settings", "set", "--minimum-reward", "20", "--yes").returncode == 0
         chain.send(A_WALLET, USDC, calldata(signed["payload"]))
         until(lambda: shop.post(gig_terms()).status_code == 400)

@@ -34,8 +34,7 @@ class Rules:
     def __init__(self, current: RuleSet) -> None:
         self._current = current
         self._good_until = math.inf
-        # Not in force, but a price by one of these may have been quoted, here or by another server.
-        self.others: Sequence[RuleSet] = ()
+        self._others: Sequence[tuple[RuleSet, float]] = ()
 
     @property
     def current(self) -> RuleSet:
@@ -44,8 +43,19 @@ class Rules:
             raise Unavailable("The prices cannot be read from the ledger right now")
         return self._current
 
-    def follow(self, current: RuleSet, others: Sequence[RuleSet], good_until: float) -> bool:
-        """Take what the ledger says, up to `good_until` (`time.monotonic()`); is another one in force than before?"""
+    @property
+    def others(self) -> Sequence[RuleSet]:
+        """Not in force, but a price by one of these may have been quoted, here or by another server."""
+        if not self._others:
+            return ()
+        now = time.monotonic()
+        return [rules for rules, since in self._others if since <= now]
+
+    def follow(self, current: RuleSet, others: Sequence[tuple[RuleSet, float]], good_until: float) -> bool:
+        """Take what the ledger says, up to `good_until`; is another one in force than before?
+
+        Each of the `others` may be quoted by since the time beside it. Times are those of `time.monotonic()`.
+        """
         is_new = current != self._current
-        self._current, self.others, self._good_until = current, others, good_until
+        self._current, self._others, self._good_until = current, others, good_until
         return is_new

@@ -40,7 +40,8 @@ class Following:
         """Raises Unavailable."""
         began = time.monotonic()
         current, others = await self.ledger.read(lambda c: kept.in_force(c, self.offer_s))
-        if self.rules.follow(current, others, began + kept.FRESH_S):
+        since = [(rules, began + seconds) for rules, seconds in others]
+        if self.rules.follow(current, since, began + kept.FRESH_S):
             log.info(
                 "rule set %d: commission %d bps, rewards from %s to %s USDC",
                 current.set_id,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.harness import USDC, gig_terms
+from tests.harness import USDC, gig_terms, until
 from x402_gig.errors import Unavailable
 from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.shop import GigShop
@@ -17,7 +17,7 @@ TERMS = gig_terms()
 
 def shop(current: RuleSet, *others: RuleSet, lasts_s: float = 60) -> GigShop:
     rules = Rules(FIRST)
-    rules.follow(current, others, time.monotonic() + lasts_s)
+    rules.follow(current, [(other, 0) for other in others], time.monotonic() + lasts_s)
     return GigShop(rules, USDC.lower(), "base", 8453)
 
 
@@ -32,6 +32,13 @@ def test_a_reward_that_is_too_small_by_now_is_so_by_the_rules_in_force_only() ->
     assert order.problems == ("Minimum amount is 20",)
     assert order.at_price(11_000_000).problems == ()
     assert order.at_price(22_000_000) is order
+
+
+def test_a_price_is_not_taken_before_anybody_may_have_quoted_it() -> None:
+    rules = Rules(FIRST)
+    rules.follow(FIRST, [(CHEAPER, time.monotonic() + 0.2), (LARGER, time.monotonic() + 60)], time.monotonic() + 60)
+    assert rules.others == []
+    until(lambda: rules.others == [CHEAPER])
 
 
 def test_without_a_change_there_is_one_price() -> None:
@@ -49,5 +56,5 @@ def test_prices_that_were_not_read_for_too_long_are_not_quoted() -> None:
 
 def test_whoever_follows_is_told_of_a_change_once() -> None:
     rules = Rules(FIRST)
-    assert rules.follow(CHEAPER, (FIRST,), 0)
+    assert rules.follow(CHEAPER, [(FIRST, 0)], 0)
     assert not rules.follow(CHEAPER, (), 0)

@@ -46,9 +46,9 @@ def started(db: Connection, clock: Clock) -> Connection:
 
 
 def in_force(db: Connection) -> tuple[int, list[int]]:
-    """The commission in force, and the others that may have been quoted."""
+    """The commission in force, and the others that may have been quoted or may be within the margin."""
     current, others = kept.in_force(db, OFFER_S)
-    return current.commission_bps, [rules.commission_bps for rules in others]
+    return current.commission_bps, sorted(rules.commission_bps for rules, seconds in others if seconds <= 0)
 
 
 def test_a_ledger_that_is_nobodys_keeps_nothing(db: Connection) -> None:
@@ -76,17 +76,41 @@ def test_a_rule_set_is_known_before_it_is_in_force_and_taken_while_its_offers_li
     clock.now += 1000
     assert kept.change_prices(started, {"commission_bps": 500}).valid_from == clock.now + kept.LEAD_S
     seen = []
-    for seconds in (0, kept.LEAD_S - 1, 1, OFFER_S + kept.LEAD_S - 1, 1):
+    for seconds in (0, kept.FRESH_S - 1, 1, kept.MARGIN_S - 1, 1, OFFER_S + kept.LEAD_S - 1, 1):
         clock.now += seconds
         seen.append(in_force(started))
-    assert seen == [(1000, [500]), (1000, [500]), (500, [1000]), (500, [1000]), (500, [])]
+    waiting, known, quoted = (1000, []), (1000, [500]), (500, [1000])
+    assert seen == [waiting, waiting, known, known, quoted, quoted, (500, [])]
+
+
+def test_a_rule_set_that_is_followed_before_it_is_in_force_never_is(started: Connection, clock: Clock) -> None:
+    clock.now += 1000
+    kept.change_prices(started, {"commission_bps": 1})
+    clock.now += kept.FRESH_S - 1
+    second = kept.change_prices(started, {"commission_bps": 900})
+    for clock.now in range(START + 1000 + kept.FRESH_S - 1, second.valid_from - kept.MARGIN_S):
+        assert in_force(started) == (1000, [])
+    for clock.now in range(second.valid_from - kept.MARGIN_S, second.valid_from):
+        assert in_force(started) == (1000, [900])
+    for clock.now in range(second.valid_from, second.valid_from + OFFER_S + kept.LEAD_S):
+        assert in_force(started) == (900, [1000])
+
+
+def test_a_rule_set_that_is_followed_as_it_comes_into_force_is_for_that_long(started: Connection, clock: Clock) -> None:
+    """A server may have read the ledger before the later one was committed."""
+    clock.now += 1000
+    kept.change_prices(started, {"commission_bps": 1})
+    clock.now += kept.FRESH_S
+    kept.change_prices(started, {"commission_bps": 900})
+    clock.now += kept.MARGIN_S
+    assert in_force(started) == (1, [1000])
 
 
 def test_of_several_changes_each_is_taken_while_it_may_have_been_quoted(started: Connection, clock: Clock) -> None:
     for bps in (500, 400, 300):
         clock.now += 30
         kept.change_prices(started, {"commission_bps": bps})
-    assert in_force(started) == (400, [300, 500, 1000])
+    assert in_force(started) == (400, [500, 1000])
     clock.now += OFFER_S
     assert in_force(started) == (300, [400])
 
