@@ -232,12 +232,12 @@ class Buyer:
 
 
 def is_on_this_machine(url: str) -> bool:
-    """True if the host's name or number leads to a loopback address, however it is written."""
+    """True if the host's name or number leads to an address of this machine, however it is written."""
     try:
         found = socket.getaddrinfo(httpx.URL(url).host, None)
     except (OSError, UnicodeError, httpx.InvalidURL):
         return False
-    return any(_is_loopback(str(where[0])) for *_, where in found)
+    return any(_is_loopback(str(where[0])) or _is_own(family, where) for family, *_, where in found)
 
 
 def _is_loopback(number: str) -> bool:
@@ -245,6 +245,16 @@ def _is_loopback(number: str) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return address.is_loopback or address.is_unspecified  # to connect to 0.0.0.0 is to connect to oneself
+
+
+def _is_own(family: int, where: tuple[Any, ...]) -> bool:
+    """Only an address of this machine can be bound to. (Where the kernel lets others be, they count as its own.)"""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as bound:
+            bound.bind(where)
+    except OSError:
+        return False
+    return True
 
 
 def _refuses(status: int, *, again: bool) -> bool:

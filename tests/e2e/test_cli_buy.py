@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from eth_account.signers.local import LocalAccount
 
@@ -328,6 +330,14 @@ def test_a_test_account_of_the_devnet_buys_without_being_asked(dev: Dev) -> None
     done = subprocess.run(arguments, env=key_env(account), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert dev.usdc(account.address) == PURSE - 11_000_000
+
+
+def test_every_address_of_this_machine_is_on_it() -> None:
+    """Also the one by which others reach it."""
+    found = [where for addresses in psutil.net_if_addrs().values() for where in addresses]
+    numbers = [where.address for where in found if where.family == socket.AF_INET]
+    assert numbers
+    assert [number for number in numbers if not is_on_this_machine(f"http://{number}:4021")] == []
 
 
 def test_a_server_elsewhere_is_not_on_this_machine() -> None:
