@@ -17,6 +17,7 @@ from tests import faults, ledgers
 from tests.e2e import attacks
 from tests.faults import rpc_proxy
 from tests.harness import USDC, Chain, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
+from tests.operator import operated
 
 PRICE, REWARD = 11_000_000, 10_000_000
 # The default.
@@ -62,6 +63,16 @@ def block_of(shop: Dev, transaction: str) -> int:
 
 def funded(shop: Dev, gig: Json) -> None:
     until(lambda: shop.usdc(gig["gig_wallet_address"]) == REWARD)
+
+
+def test_slots_that_are_open_again_are_finished_though_nobody_was_told(chain: Chain, tmp_path: Path) -> None:
+    """The answer to the commit that opened them was lost, and they were looked for before it had ended."""
+    nowhere = '"transaction" = null, block_number = null, block_hash = null, gas_used = null, closed_at = null'
+    with operated(chain, tmp_path) as shop:
+        shop.bought()
+        mined = shop.desk.rows("select id, state from slots order by id")
+        ledgers.change(shop.desk.ledger, f"update slots set state = 'open', {nowhere}")
+        until(lambda: shop.desk.rows("select id, state from slots order by id") == mined)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])

@@ -5,6 +5,7 @@ A process works with the relayers that it holds; one that holds none that can pa
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from x402_gig.settlement.relayer import Relayer
 log = logging.getLogger(__name__)
 
 IDLE_S = 0.5
+LOOK_S = 0.5
 AFTER_ERROR_S = 1.0
 NO_GAS_S = 5.0
 
@@ -57,6 +59,8 @@ class Dispatcher:
         self._work = asyncio.Event()
         # Counts reorganisations: after each, every relayer looks for slots that are open again.
         self._round = 0
+        # When each relayer's slots in the ledger are looked at again, by its address (`time.monotonic()`).
+        self._look_at: dict[str, float] = {}
         # No relayer of the ledger can pay for gas.
         self.is_out_of_gas = False
 
@@ -112,8 +116,21 @@ class Dispatcher:
             await asyncio.sleep(NO_GAS_S)
             return
         self._leases.out_of_gas.discard(relayer.wallet.address)
+        await self._finish_left_overs(relayer)
         job = self._next_job()
-        await (job(relayer) if job is not None else self._idle(relayer))
+        await (job(relayer) if job is not None else self._idle())
+
+    async def _finish_left_overs(self, relayer: Relayer) -> None:
+        """Twice a second: slots may be open again and nobody here was told.
+
+        Another process may have seen the reorganisation first, or the answer to the commit that opened them was lost.
+        """
+        address, now = relayer.wallet.address, time.monotonic()
+        if now < self._look_at.get(address, 0):
+            return
+        if await relayer.finish_left_overs():
+            self._funding.due()
+        self._look_at[address] = now + LOOK_S
 
     def _next_job(self) -> Job | None:
         waiting = [queue for queue in self._queues if queue.waits()]
@@ -121,11 +138,8 @@ class Dispatcher:
             return self._funding.run
         return next((queue.run for queue in waiting if not queue.gathers()), None)
 
-    async def _idle(self, relayer: Relayer) -> None:
+    async def _idle(self) -> None:
         self._work.clear()
-        # A reorganisation that another process has seen first.
-        if self._leases.processes > 1 and await relayer.finish_left_overs():
-            self._funding.due()
         try:
             async with asyncio.timeout(IDLE_S):
                 await self._work.wait()
