@@ -6,8 +6,10 @@ import pytest
 from eth_account import Account
 
 from tests import ledgers
-from tests.harness import devnet, gig_terms, payment_header, serve_settings, served, until
-from tests.operator import Desk
+from tests.creators import CREATE as GIGS
+from tests.creators import Creator
+from tests.harness import USDC, devnet, gig_terms, payment_header, serve_settings, served, until
+from tests.operator import Desk, operated
 
 
 def seed() -> str:
@@ -37,6 +39,17 @@ def test_an_old_backup_does_not_start(tmp_path: Path) -> None:
         with served(chain, **same) as server:
             assert server.gig(newer)["funding"]["state"] == "funded"
             assert server.buy(server.buyer()).status_code == 200
+
+
+def test_a_halt_that_another_process_wrote_is_told_by_readyz_and_no_gig_is_created(tmp_path: Path) -> None:
+    with devnet() as chain, operated(chain, tmp_path) as shop:
+        creator = Creator(shop, shop.desk)
+        creator.create(USDC)
+        ledgers.change(shop.desk.ledger, "update ledger set funding_halt = 'an old backup'")
+        problems = until(lambda: shop.http.get(f"{shop.url}/readyz").json()["problems"])
+        assert problems == {"halted": "an old backup"}
+        answer = creator.post(GIGS, gig_terms(token_address=USDC))
+        assert (answer.status_code, answer.json()["reason"]) == (503, "unavailable")
 
 
 def test_a_seed_that_is_in_use_elsewhere_stops_the_sale() -> None:

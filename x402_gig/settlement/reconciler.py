@@ -78,6 +78,7 @@ class Reconciler:
         settling = self.settling
         tasks = (
             settling.tell_known,
+            settling.learn_halt,
             settling.mark_left,
             self.reconcile,
             self.resend,

@@ -77,8 +77,7 @@ class Settling:
 
         settled, strangers, moved = await self._write(work)
         for stranger in strangers:
-            self.halt = _halt_reason(stranger)
-            log.critical("halted: %s", self.halt)
+            self._halted(_halt_reason(stranger))
         self._announce(settled)
         for payment_id, kinds in moved.items():
             PaymentLog(log, payment_id).info("moved on: its %s", " and ".join(kinds))
@@ -132,6 +131,15 @@ class Settling:
             self.tell(payment_id, outcome)
         if settled:
             self.funding_due()
+
+    async def learn_halt(self) -> None:
+        """Another process may have halted the ledger, or a commit of this one whose answer was lost."""
+        if not self.halt and (reason := await self._ledger.read(binding.funding_halt)):
+            self._halted(reason)
+
+    def _halted(self, reason: str) -> None:
+        self.halt = reason
+        log.critical("halted: %s", reason)
 
     def check_selling(self) -> None:
         """Raises Unavailable when a new deposit could not be made or passed on."""

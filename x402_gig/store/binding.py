@@ -9,6 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from x402_gig.errors import Unavailable
 from x402_gig.store.tables import ledger
 
+_HALT = select(ledger.c.funding_halt)
 NOT_SELLING = "This server does not sell at the moment: its operator must look into its ledger"
 
 
@@ -81,4 +82,4 @@ def check_charging(connection: Connection) -> None:
 
 def funding_halt(connection: Connection) -> str:
     """Why nothing is signed any more; empty while all is well, and in a ledger that is not bound yet."""
-    return connection.execute(select(ledger.c.funding_halt)).scalar() or ""
+    return connection.execute(_HALT).scalar() or ""

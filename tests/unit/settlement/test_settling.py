@@ -26,7 +26,7 @@ from tests.unit.store.examples import (
 )
 from x402_gig.chain.eip3009 import TokenTransfer
 from x402_gig.chain.node import Block
-from x402_gig.errors import CommitUnknown
+from x402_gig.errors import CommitUnknown, Unavailable
 from x402_gig.gigs.records import TokenInfo
 from x402_gig.payments.outcome import Outcome, Rejected, Settled
 from x402_gig.settlement.settling import Settling
@@ -103,6 +103,23 @@ def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_pat
     halt, kept = asyncio.run(main())
     assert transfer(1).transaction in halt
     assert halt == kept
+
+
+def test_a_halt_is_learned_from_the_ledger_though_its_commit_was_lost_or_is_anothers(postgres: Postgres) -> None:
+    async def main(ledger: Ledger, proxy: CommitProxy) -> None:
+        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        settling, other = (Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET) for _ in range(2))
+        proxy.cuts("funding_halt")
+        with pytest.raises(CommitUnknown):
+            await settling.record([transfer(1, payer=INTAKE.lower(), payee=key(5).payer)])
+        for one in (settling, other):
+            await one.learn_halt()
+            assert transfer(1).transaction in one.halt
+            with pytest.raises(Unavailable, match="does not sell"):
+                one.check_selling()
+
+    with commit_proxy(postgres.database()) as proxy, closing(Ledger(proxy.url)) as ledger:
+        asyncio.run(main(ledger, proxy))
 
 
 def test_a_transfer_of_nothing_in_the_intakes_name_stops_nothing(tmp_path: Path) -> None:
