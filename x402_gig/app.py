@@ -112,7 +112,7 @@ class Server:
     def __post_init__(self) -> None:
         facilitator: LocalFacilitator | RemoteFacilitator
         queues: list[Queue] = [self.payouts]
-        if self.settings.facilitator == "local":
+        if not self.settings.is_remote:
             local = LocalFacilitator(self.node, self.ledger, self.settling, self.claims, self.head, self.leases)
             facilitator = local
             queues.insert(0, local)
@@ -156,7 +156,7 @@ class Server:
         from x402_gig.facilitators.remote import FacilitatorClient, RemoteFacilitator
 
         token = self.settings.facilitator_token.get_secret_value()
-        self.client = FacilitatorClient(self.settings.facilitator, token)
+        self.client = FacilitatorClient(self.settings.facilitator.get_secret_value(), token)
         return RemoteFacilitator(
             self.client, self.seller, self.node, self.ledger, self.settling, self.claims, self.watcher.wake
         )
@@ -374,7 +374,7 @@ def build(settings: Settings, ledger: Ledger, extra_products: Sequence[Product] 
     settling = Settling(ledger, shelves, intake=intake, asset=token.address, clock=clock)
     depths = {"confirmations": settings.confirmations, "reorg_depth": settings.reorg_depth}
     # A deposit is known by its receipt, but for these.
-    is_waited_for = settings.confirmations > 1 or settings.facilitator != "local"
+    is_waited_for = settings.confirmations > 1 or settings.is_remote
     pause_s = 0 if is_waited_for else READ_INTERVAL_S
     head = Head(node, clock)
     watcher = Watcher(node, head, ledger, settling, intake=intake, pause_s=pause_s, **depths)

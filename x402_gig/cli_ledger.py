@@ -167,7 +167,7 @@ def _circumstances(connection: "Connection", office: "Office") -> "Circumstances
     from x402_gig.backoffice.next_step import Circumstances
     from x402_gig.store.binding import funding_halt
 
-    return Circumstances(int(time.time()), funding_halt(connection), office.settings.facilitator != "local")
+    return Circumstances(int(time.time()), funding_halt(connection), office.settings.is_remote)
 
 
 @refunds.command("list", epilog="Example: x402-gig refunds list")

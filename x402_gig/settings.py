@@ -45,6 +45,7 @@ WITHOUT_DEFAULT = ("network", "commission_address")
 FIXED = ("network", "wallet_account")
 OPEN = "others on this machine may read or change"
 OFF = "off"
+LOCAL = "local"
 MOST_REQUESTS = 1_000_000_000
 # Longer than balancers keep a connection that nobody uses (mostly 60 s): whoever closes first loses no request.
 KEEP_ALIVE_S = 75
@@ -92,9 +93,11 @@ def _web_url(value: str) -> str:
 def _host_of(url: str) -> str:
     """Empty where it cannot be read: what Python says of that repeats the URL, which may be secret."""
     try:
-        return urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
     except ValueError:
         return ""
+    return host or ""
 
 
 def _is_loopback(host: str) -> bool:
@@ -121,8 +124,9 @@ def _secret_web_url(value: SecretStr) -> SecretStr:
     return value
 
 
-def _facilitator(value: str) -> str:
-    if value != "local" and not value.startswith(("http://", "https://")):
+def _facilitator(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    if url != LOCAL and not (url.startswith(("http://", "https://")) and _host_of(url)):
         raise ValueError("must be `local` or an http(s) URL")
     return value
 
@@ -200,7 +204,7 @@ class Settings(Changeable):
 
     network: Literal["base", "base-sepolia", "devnet"] = Field(cast(Any, ""), validate_default=False)
     rpc_url: Annotated[SecretStr, AfterValidator(_secret_web_url)]
-    facilitator: Annotated[str, AfterValidator(_facilitator)] = "local"
+    facilitator: Annotated[SecretStr, AfterValidator(_facilitator)] = SecretStr(LOCAL)
     facilitator_token: SecretStr = SecretStr("")
     seed: SecretStr = SecretStr("")
     seed_file: Path | None = None
@@ -232,6 +236,11 @@ class Settings(Changeable):
         return f"{PREFIX}PUBLIC_URL is {self.public_url}: nobody else can follow the links in prices and lists"
 
     @property
+    def is_remote(self) -> bool:
+        """A facilitator executes payments."""
+        return self.facilitator.get_secret_value() != LOCAL
+
+    @property
     def preset(self) -> NetworkPreset:
         return NETWORKS[self.network]
 
@@ -241,7 +250,7 @@ class Settings(Changeable):
     @field_validator("facilitator_token")
     @classmethod
     def _token_for_remote(cls, token: SecretStr, info: ValidationInfo) -> SecretStr:
-        if token.get_secret_value() and info.data.get("facilitator") == "local":
+        if token.get_secret_value() and info.data.get("facilitator") == SecretStr(LOCAL):
             raise ValueError(f"is set but {PREFIX}FACILITATOR is local")
         if not token.get_secret_value().isascii():
             raise ValueError("may only hold ASCII characters")

@@ -71,7 +71,7 @@ def problems(environment: Environment, **changes: Any) -> list[str]:
 def test_the_required_settings_are_enough(environment: Environment) -> None:
     settings = loaded(environment)
     assert settings.preset == NETWORKS["base"]
-    assert (settings.facilitator, settings.commission_bps, settings.relayers) == ("local", 1000, 2)
+    assert (settings.is_remote, settings.commission_bps, settings.relayers) == (False, 1000, 2)
     assert (settings.minimum_reward, settings.maximum_reward) == (10_000_000, 1_000_000_000_000)
     assert settings.commission_address == GOOD["COMMISSION_ADDRESS"].lower()
     assert Wallets(settings.mnemonic)
@@ -123,7 +123,7 @@ def test_a_rate_says_what_the_limits_library_reads_in_it(text: str) -> None:
     [
         ("PUBLIC_URL", "https://gigs.example/", "https://gigs.example"),
         ("PUBLIC_URL", "http://127.0.0.1:4021", "http://127.0.0.1:4021"),
-        ("FACILITATOR", "https://facilitator.example/x", "https://facilitator.example/x"),
+        ("FACILITATOR", "https://facilitator.example/x", SecretStr("https://facilitator.example/x")),
         ("MINIMUM_REWARD", "0.000001", 1),
         ("MINIMUM_REWARD", "2.5", 2_500_000),
         ("MAXIMUM_REWARD", "10", 10_000_000),
@@ -165,6 +165,7 @@ def test_everything_that_is_missing_is_listed_at_once(environment: Environment) 
 NOT_KEPT = ", and the ledger does not say it before a server has started on it"
 ADDRESS = "must be an address: 0x and 40 hex digits (and a right checksum where letters are mixed)"
 URL = "must be an http or https URL"
+FACILITATOR = "must be `local` or an http(s) URL"
 USDC = "must be a number of USDC"
 PUBLISHED = "is a published test phrase: anybody could take what its wallets hold"
 REDIS = "must be a redis:// or rediss:// URL"
@@ -186,7 +187,10 @@ PROXIES = "must be addresses or networks with commas between them, such as 10.0.
         ("PUBLIC_URL", "https://[", URL),
         ("RPC_URL", f"https://{TOKEN_IN_URL}\u2100.example", URL),
         ("RPC_URL", f"https://user:key@[{TOKEN_IN_URL}]", URL),
-        ("FACILITATOR", "remote", "must be `local` or an http(s) URL"),
+        ("RPC_URL", f"https://user:{TOKEN_IN_URL}/key@rpc.example", URL),
+        ("FACILITATOR", "remote", FACILITATOR),
+        ("FACILITATOR", f"https://user:{TOKEN_IN_URL}/key@f.example", FACILITATOR),
+        ("FACILITATOR", f"https://[{TOKEN_IN_URL}", FACILITATOR),
         ("FACILITATOR_TOKEN", "bearer-of-bad-news", "is set but X402_GIG_FACILITATOR is local"),
         ("SEED", "twelve words that are no phrase at all but look a bit so", "is not a valid BIP-39 phrase"),
         ("SEED", "test test test test test test test test test test test junk", PUBLISHED),
@@ -367,9 +371,9 @@ def test_a_new_ledger_does_not_take_what_cannot_be(
 
 def test_settings_show_no_secret(environment: Environment) -> None:
     database = "postgresql://gigs:hunter2@db.example/gigs"
-    settings = loaded(
-        environment, DATABASE_URL=database, FACILITATOR="https://f.example", FACILITATOR_TOKEN="bearer-token"
-    )
+    facilitator = f"https://user:{TOKEN_IN_URL}@f.example"
+    settings = loaded(environment, DATABASE_URL=database, FACILITATOR=facilitator, FACILITATOR_TOKEN="bearer-token")
+    assert settings.is_remote
     for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
         for secret in (PHRASE, PHRASE[:20], TOKEN_IN_URL, "hunter2", "bearer-token"):
             assert not re.search(rf"\b{secret}\b", text)
