@@ -79,7 +79,8 @@ def test_a_rule_set_is_known_before_it_is_in_force_and_taken_while_its_offers_li
     for seconds in (0, kept.FRESH_S - 1, 1, kept.MARGIN_S - 1, 1, OFFER_S + kept.LEAD_S - 1, 1):
         clock.now += seconds
         seen.append(in_force(started))
-    waiting, known, quoted = (1000, []), (1000, [500]), (500, [1000])
+    waiting: tuple[int, list[int]] = (1000, [])
+    known, quoted = (1000, [500]), (500, [1000])
     assert seen == [waiting, waiting, known, known, quoted, quoted, (500, [])]
 
 
