@@ -17,6 +17,7 @@ from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
 from tests import ledgers
+from tests.cuts import CommitProxy
 from tests.faults import Forward, HangUp, RpcProxy, Rule, Status, Then
 from tests.harness import CREATE, START_TIMEOUT_S, Chain, Dev, Json, gig_terms, payment_header, serve_settings, until
 from x402_gig.devnet.anvil import free_port
@@ -28,17 +29,17 @@ Answer = Future[httpx.Response]
 
 @dataclass
 class Victim(Dev):
-    """`x402-gig serve`. Its port stays the same, so its buyers need not know that it was ever away."""
+    """`x402-gig serve`. Its port stays the same, so its buyers need not know that it was ever away.
 
+    `ledger` is the database's own URL, past any proxy.
+    """
+
+    ledger: str = ""
     requirements: Json = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
     environment: dict[str, str] = field(default_factory=dict)
     kills: int = 0
     _process: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def ledger(self) -> str:
-        return self.environment["X402_GIG_DATABASE_URL"]
 
     @property
     def log(self) -> str:
@@ -104,11 +105,15 @@ class Victim(Dev):
 
 
 @contextmanager
-def victim(chain: Chain, proxy: RpcProxy, folder: Path, **settings: Any) -> Iterator[Victim]:
-    """A running server that sees `chain` through `proxy` only."""
+def victim(
+    chain: Chain, proxy: RpcProxy, folder: Path, cuts: CommitProxy | None = None, **settings: Any
+) -> Iterator[Victim]:
+    """A running server that sees `chain` through `proxy` only, and its ledger through `cuts` where they are given."""
     port = free_port(0)
-    environment = serve_settings(proxy.chain, folder, port=port, **settings)
-    shop = Victim(chain.rpc_url, url=f"http://127.0.0.1:{port}", folder=folder, environment=environment)
+    ledger = cuts.upstream if cuts else ledgers.new(folder)
+    url = cuts.url if cuts else ledger
+    environment = serve_settings(proxy.chain, folder, port=port, database_url=url, **settings)
+    shop = Victim(chain.rpc_url, url=f"http://127.0.0.1:{port}", ledger=ledger, folder=folder, environment=environment)
     shop.start()
     try:
         shop.requirements = shop.quote(gig_terms())
@@ -121,7 +126,10 @@ def victim(chain: Chain, proxy: RpcProxy, folder: Path, **settings: Any) -> Iter
 
 @dataclass
 class Buyer:
-    """One account that buys one gig, and sends what it signed until it gets a final answer."""
+    """One account that buys one gig, and sends what it signed until it gets a final answer.
+
+    Where `payer` is given, a contract wallet pays and the account signs for it.
+    """
 
     shop: Victim
     account: LocalAccount
@@ -129,13 +137,14 @@ class Buyer:
     headers: list[Json] = field(default_factory=list)
     nonces: list[str] = field(default_factory=list)
     answer: httpx.Response | None = None
+    payer: str = ""
     patience_s: float = PATIENCE_S
 
     def sign(self) -> None:
         nonce = "0x" + os.urandom(32).hex()
         # By the chain's clock, which tests set ahead.
-        times = {"validBefore": str(self.shop.now() + LIFETIME_S)}
-        self.headers.append(payment_header(self.account, self.shop.price(self.terms), nonce=nonce, **times))
+        changes = {"validBefore": str(self.shop.now() + LIFETIME_S), "from": self.payer or self.account.address}
+        self.headers.append(payment_header(self.account, self.shop.price(self.terms), nonce=nonce, **changes))
         self.nonces.append(nonce)
 
     def post(self, timeout_s: float = 90, sent: Callable[[], None] = lambda: None) -> httpx.Response:

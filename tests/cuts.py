@@ -44,6 +44,7 @@ class CommitProxy:
     # Of so many commits one is cut, by turns before and after it is passed on.
     every: int = 0
     commits: int = 0
+    by_turns: int = 0
     _cuts: list[Cut] = field(default_factory=list)
     _open: set[socket.socket] = field(default_factory=set)
 
@@ -63,9 +64,11 @@ class CommitProxy:
         return cut
 
     def next_cut(self) -> Cut | None:
-        if not self.every or self.commits % self.every:
+        every = self.every  # which may be changed meanwhile
+        if not every or self.commits % every:
             return None
-        cut = Cut(lambda _: True, is_passed_on=self.commits // self.every % 2 == 0)
+        self.by_turns += 1
+        cut = Cut(lambda _: True, is_passed_on=self.by_turns % 2 == 0)
         cut.holds.set()
         return cut
 

@@ -41,15 +41,18 @@ class Findings:
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     unaccounted: list[str] = field(default_factory=list)
+    # Honest buyers with money. Only a soak knows who they are.
+    refused: list[str] = field(default_factory=list)
     # Whoever signs anew for the same terms after an answer got lost on the way buys again: two gigs for two payments.
     twice: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"lost {len(self.lost)}, doubled {len(self.doubled)}, unaccounted {len(self.unaccounted)}"
+        names = ("lost", "doubled", "unaccounted", "refused")
+        return ", ".join(f"{name} {len(getattr(self, name))}" for name in names)
 
     @property
     def all(self) -> list[str]:
-        return [*self.lost, *self.doubled, *self.unaccounted]
+        return [*self.lost, *self.doubled, *self.unaccounted, *self.refused]
 
 
 def transfers(chain: Chain) -> list[Paid]:
@@ -81,8 +84,9 @@ def under_way(ledger: str) -> list[str]:
 
 
 def gig_ids(ledger: str) -> list[int]:
+    """Of those that were bought."""
     with reading(ledger) as connection:
-        return [row[0] for row in connection.execute("select id from gigs order by id")]
+        return [row[0] for row in connection.execute("select id from gigs where payment_id is not null order by id")]
 
 
 class Books:

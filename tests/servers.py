@@ -82,11 +82,18 @@ class Postgres(Server):
 
     def copy(self, url: str) -> str:
         """The URL of a copy of the database, which may be in use."""
-        target, programs = self.database(), Path(self.command[0]).parent
-        dump = subprocess.run([programs / "pg_dump", url], capture_output=True, check=True).stdout
-        quiet = ["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]
-        subprocess.run([programs / "psql", *quiet, target], input=dump, stdout=subprocess.DEVNULL, check=True)
+        target, quiet = self.database(), ["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]
+        psql = [self._programs / "psql", *quiet, target]
+        subprocess.run(psql, input=self.dump(url), stdout=subprocess.DEVNULL, check=True)
         return target
+
+    def dump(self, url: str) -> bytes:
+        """A database as SQL."""
+        return subprocess.run([self._programs / "pg_dump", url], capture_output=True, check=True).stdout
+
+    @property
+    def _programs(self) -> Path:
+        return Path(self.command[0]).parent
 
 
 class Redis(Server):

@@ -11,29 +11,50 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-from eth_abi.abi import encode as abi_encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests.crashes import LIFETIME_S, TRANSFER, Buyer, Victim, victim
-from tests.faults import RpcProxy, Rule, answers, down, garbage, lose_reply, refuses, rpc_proxy, slow, status
-from tests.harness import USDC, Json, NotTrue, decode, devnet, gig_terms
+from tests import ledgers, servers
+from tests.crashes import LIFETIME_S, Buyer, Victim, victim
+from tests.creators import Creator
+from tests.cuts import CommitProxy, commit_proxy
+from tests.e2e.attacks import deploy, transfer_call
+from tests.faults import (
+    RpcProxy,
+    Rule,
+    answers,
+    down,
+    garbage,
+    late_receipts,
+    lose_reply,
+    no_sync,
+    rpc_proxy,
+    slow,
+    status,
+)
+from tests.harness import USDC, NotTrue, decode, devnet, gig_terms, until
 from tests.invariants import Findings, examine, gig_ids
+from tests.operator import Desk
+from tests.starters import Starters
+from tests.tokens import call_data
+from tests.tokens import deploy as deploy_token
 
-ACCOUNTS = 60
-# Deeper than any reorganisation, so that accounts, their gas, tokens and batcher stay.
+ACCOUNTS, WALLETS, MEDDLERS, STARTERS = 60, 15, 5, 2
+UNITS = 10**12
+# Deeper than any reorganisation, so that accounts, wallets, their gas, tokens and batcher stay.
 FIRST_BLOCKS = "0x10"
 BLOCK_TIME_S = "0.5"
-METHOD_NOT_FOUND = -32601
 HEAL_S = 60
+EXPIRED = "invalid_exact_evm_payload_authorization_valid_before"
 # These take no time, so they may come more often.
 AT_ONCE = {"dropped from the pool": 2, "reorganisations": 4}
-SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
+SYNC, RECEIPT = "eth_sendRawTransactionSync", "eth_getTransactionReceipt"
+SEND = (SYNC, "eth_sendRawTransaction")
 EXAMPLE = """example:
   scripts/soak --minutes 10 --seed 7    # ten minutes; the same seed makes the same choices again
 """
@@ -67,32 +88,49 @@ class Report:
         return "\n".join([*lines, *self.findings.all, str(self.findings)])
 
 
+Fault = Callable[[random.Random], None]
+
+
+@dataclass(frozen=True)
+class Purse:
+    """Who signs, and the contract wallet that pays, if one does."""
+
+    signer: LocalAccount
+    wallet: str = ""
+
+
 @dataclass
 class Soak:
+    """`cuts` are of a ledger on PostgreSQL."""
+
     shop: Victim
     proxy: RpcProxy
+    cuts: CommitProxy | None
+    starters: Starters
     options: Options
     progress: Callable[[str], None] = lambda _: None
     counts: Counter[str] = field(default_factory=Counter)
     buyers: list[Buyer] = field(default_factory=list)
     enough: threading.Event = field(default_factory=threading.Event)
-    healed: threading.Event = field(default_factory=threading.Event)
+    # Released by each thread that breaks things, when it has broken its last.
+    healed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def __post_init__(self) -> None:
         self.started = time.monotonic()
         self._numbers = itertools.count()
-        self._accounts: list[LocalAccount] = []
+        self._purses: list[Purse] = []
+        self._wallets: list[Purse] = []
+        self._meddlers: list[str] = []
         self._strangers = itertools.cycle([Account.create().address for _ in range(ACCOUNTS)])
 
     def run(self) -> Report:
         """Raises whatever went wrong in one of the threads."""
-        self._accounts = [self.shop.buyer(10**12) for _ in range(ACCOUNTS)]
-        for _ in range(ACCOUNTS):
-            self.shop.rpc("anvil_setBalance", next(self._strangers), hex(10**20))
-        self.shop.rpc("anvil_mine", FIRST_BLOCKS)
+        self._settle()
         self.shop.kill()
-        with ThreadPoolExecutor(self.options.concurrency + 2) as threads:
-            work = [threads.submit(self.kill), threads.submit(self.break_things)]
+        with ThreadPoolExecutor(self.options.concurrency + STARTERS + 3) as threads:
+            work = [threads.submit(self.kill)]
+            work += [threads.submit(self.break_things, name, faults) for name, faults in self._breakers().items()]
+            work += [threads.submit(self.start_until_enough) for _ in range(STARTERS)]
             work += [threads.submit(self.shop_until_enough) for _ in range(self.options.concurrency)]
             while not self.is_enough() and not any(thread.done() for thread in work):
                 self.progress(self.status())
@@ -100,7 +138,28 @@ class Soak:
             self.enough.set()
             self._wait_for_answers(work)
         self.progress(f"{self.status()}; healed, waiting for the last answers")
+        self.starters.fund_again()
         return self.look()
+
+    def _settle(self) -> None:
+        """Accounts and contract wallets, with all that they will ever need."""
+        owner = Account.create()
+        self._wallets = [Purse(owner, wallet) for wallet in self._copies(WALLETS, "Wallet1271", owner.address)]
+        self._purses = [*self._wallets, *(Purse(self.shop.buyer(UNITS)) for _ in range(ACCOUNTS))]
+        self._meddlers = self._copies(MEDDLERS, "MeddlingWallet")
+        for _ in range(ACCOUNTS):
+            self.shop.rpc("anvil_setBalance", stranger := next(self._strangers), hex(10**20))
+            self.shop.rpc("anvil_dealERC20", stranger, self.starters.token.address, hex(UNITS**2))
+        self.shop.rpc("anvil_mine", FIRST_BLOCKS)
+
+    def _copies(self, count: int, name: str, *arguments: str) -> list[str]:
+        """The addresses of so many contract wallets."""
+        code = self.shop.rpc("eth_getCode", deploy(self.shop, name, *arguments), "latest")
+        wallets = [str(Account.create().address) for _ in range(count)]
+        for wallet in wallets:
+            self.shop.rpc("anvil_setCode", wallet, code)
+            self.shop.give_usdc(wallet, UNITS)
+        return wallets
 
     def _wait_for_answers(self, work: list["Future[None]"]) -> None:
         """Once healed, every payment settles; one that was sent in vain too often ends when it expires."""
@@ -129,17 +188,28 @@ class Soak:
 
     def look(self) -> Report:
         findings = examine(self.shop, self.buyers, timeout_s=HEAL_S)
+        findings.refused += self._refused()
+        self.starters.check(findings)
         answers_ = Counter(buyer.answer.status_code for buyer in self.buyers if buyer.answer is not None)
         totals = Counter(
             orders=len(self.buyers),
             payments=sum(len(buyer.nonces) for buyer in self.buyers),
             gigs=len(gig_ids(self.shop.ledger)),
+            **{"gigs created with a key": len(self.starters.made)},
             kills=self.shop.kills,
             **{"bought twice": len(findings.twice)},
             **{f"answers {code}": n for code, n in answers_.items()},
         )
+        if self.cuts is not None:
+            totals["commits cut"] = self.cuts.by_turns
         totals.update(self.counts)
         return Report(findings, totals, self.seconds)
+
+    def _refused(self) -> list[str]:
+        """All have the money; meddlers alone do not sign."""
+        honest = [buyer for buyer in self.buyers if buyer.payer not in self._meddlers and buyer.answer is not None]
+        refused = [buyer for buyer in honest if buyer.answer.status_code == 402 and EXPIRED not in buyer.answer.text]
+        return [f"{buyer.payer or buyer.account.address} was refused: {buyer.answer.text}" for buyer in refused]
 
     # The server
 
@@ -152,10 +222,12 @@ class Soak:
                 self._wait_until(lambda: self.shop.is_serving or not self.shop.is_running)
             if self.shop.is_running:
                 self.enough.wait(chance.uniform(1, 2))
+                self.counts["ended by itself"] += not self.shop.is_running
                 self.shop.kill()
             else:
                 self.counts["starts refused"] += 1
-        self.healed.wait()
+        for _ in self._breakers():
+            self.healed.acquire()
         self.shop.start()
 
     def _wait_until(self, check: Callable[[], bool]) -> None:
@@ -167,16 +239,22 @@ class Soak:
     def shop_until_enough(self) -> None:
         while not self.enough.is_set():
             chance = random.Random(f"{self.options.seed} buyer {next(self._numbers)}")
-            terms = gig_terms(amount=chance.randint(10, 30))
-            buyer = Buyer(self.shop, chance.choice(self._accounts), terms, patience_s=self.patience_s)
-            buyer.sign()
-            self.buyers.append(buyer)
             habit = chance.choices(
-                [self.buy, self.hang_up, self.replay, self.sign_anew, self.leak], weights=[4, 2, 2, 2, 1]
+                [self.buy, self.hang_up, self.replay, self.sign_anew, self.leak, self.suffer_meddling],
+                weights=[4, 2, 2, 2, 1, 1],
             )[0]
+            purses = self._wallets if habit == self.suffer_meddling else self._purses
+            buyer = self._buyer(chance.choice(purses), chance.randint(10, 30))
             self.counts[habit.__name__.replace("_", " ")] += 1
             with suppress(NotTrue):  # without a final answer: it is among the findings
                 habit(buyer, chance)
+
+    def _buyer(self, purse: Purse, amount: int) -> Buyer:
+        terms = gig_terms(amount=amount)
+        buyer = Buyer(self.shop, purse.signer, terms, payer=purse.wallet, patience_s=self.patience_s)
+        buyer.sign()
+        self.buyers.append(buyer)
+        return buyer
 
     def buy(self, buyer: Buyer, _: random.Random) -> None:
         buyer.insist()
@@ -213,29 +291,57 @@ class Soak:
             threads.submit(self.front_run, buyer)
             buyer.insist()
 
+    def suffer_meddling(self, buyer: Buyer, chance: random.Random) -> None:
+        """A wallet beside the buyer executes his payment where it is asked for its signature: in a simulation."""
+        meddler = self._buyer(Purse(buyer.account, chance.choice(self._meddlers)), buyer.terms["amount"])
+        plan = call_data("plan(address,bytes)", USDC, bytes.fromhex(execution(buyer)[2:]))
+        planned = self._by_stranger(meddler.payer, plan)
+        with suppress(NotTrue):  # it may be dropped
+            until(lambda: self.shop.rpc(RECEIPT, planned), 3)
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(meddler.insist)
+            buyer.insist()
+
     def front_run(self, buyer: Buyer) -> None:
+        self._by_stranger(USDC, execution(buyer))
+
+    def _by_stranger(self, to: str, data: str) -> str:
         stranger = next(self._strangers)
-        payload = decode(buyer.headers[-1]["PAYMENT-SIGNATURE"])["payload"]
         self.shop.rpc("anvil_impersonateAccount", stranger)
-        transaction = {"from": stranger, "to": USDC, "data": execution(payload), "gas": hex(200_000)}
-        self.shop.rpc("eth_sendTransaction", transaction)
+        transaction = {"from": stranger, "to": to, "data": data, "gas": hex(1_000_000)}
+        return str(self.shop.rpc("eth_sendTransaction", transaction))
+
+    # Creators with a key
+
+    def start_until_enough(self) -> None:
+        while not self.enough.is_set():
+            with suppress(NotTrue):  # not started: it is among the findings
+                self.starters.start_one(next(self._strangers), self.patience_s)
 
     # Faults
 
-    def break_things(self) -> None:
-        chance = random.Random(f"{self.options.seed} faults")
+    def break_things(self, name: str, faults: dict[str, Fault]) -> None:
+        chance = random.Random(f"{self.options.seed} {name}")
         try:
             while not self.enough.wait(chance.uniform(0.1, 1)):
                 if chance.random() < 0.8:  # a server that cannot start shows little
                     self._wait_until(lambda: self.shop.is_serving)
-                fault = chance.choices(list(self._faults()), [AT_ONCE.get(name, 1) for name in self._faults()])[0]
+                fault = chance.choices(list(faults), [AT_ONCE.get(name, 1) for name in faults])[0]
                 self.counts[f"fault: {fault}"] += 1
-                self._faults()[fault](chance)
+                faults[fault](chance)
         finally:
             self.enough.set()
-            self.healed.set()
+            self.healed.release()
 
-    def _faults(self) -> dict[str, Callable[[random.Random], None]]:
+    def _breakers(self) -> dict[str, dict[str, Fault]]:
+        """One thread each: what lasts meets whatever else goes wrong."""
+        return {"faults": self._faults(), "lasting faults": self._lasting_faults()}
+
+    def _lasting_faults(self) -> dict[str, Fault]:
+        faults: dict[str, Fault] = {"none": self._nothing, "receipts late": self._late_receipts}
+        return faults | ({"commits cut": self._cut_commits} if self.cuts is not None else {})
+
+    def _faults(self) -> dict[str, Fault]:
         faults = {
             "node down": self._rule(down),
             "node slow": self._rule(slow(0.3)),
@@ -248,7 +354,7 @@ class Soak:
         }
         return faults | ({"reorganisations": self._reorganise} if self.options.reorgs else {})
 
-    def _rule(self, rule: Rule, *methods: str) -> Callable[[random.Random], None]:
+    def _rule(self, rule: Rule, *methods: str) -> Fault:
         def hold(chance: random.Random) -> None:
             with self.proxy.broken(rule, *methods):
                 self.enough.wait(chance.uniform(0.2, 2))
@@ -256,8 +362,24 @@ class Soak:
         return hold
 
     def _without_receipts(self, chance: random.Random) -> None:
-        with self.proxy.broken(refuses(METHOD_NOT_FOUND, "no such method"), "eth_sendRawTransactionSync"):
-            self._rule(answers(None), "eth_getTransactionReceipt")(chance)
+        with self.proxy.broken(no_sync, SYNC):
+            self._rule(answers(None), RECEIPT)(chance)
+
+    def _late_receipts(self, chance: random.Random) -> None:
+        """Nonces are used before receipts show."""
+        seconds = chance.uniform(0.6, 3)
+        with self.proxy.broken(lose_reply, SYNC), self.proxy.broken(late_receipts(seconds), RECEIPT):
+            self.enough.wait(seconds + chance.uniform(0, 3))
+
+    def _cut_commits(self, chance: random.Random) -> None:
+        """Also those that write down that a server lives."""
+        assert self.cuts is not None
+        self.cuts.every = chance.randint(3, 20)
+        self.enough.wait(chance.uniform(0.5, 3))
+        self.cuts.every = 0
+
+    def _nothing(self, chance: random.Random) -> None:
+        self.enough.wait(chance.uniform(0.5, 3))
 
     def _drop(self, chance: random.Random) -> None:
         pool = self.shop.rpc("txpool_content")["pending"]
@@ -269,25 +391,44 @@ class Soak:
         self.shop.rpc("anvil_reorg", chance.randint(1, 5), [])
 
 
-def execution(payload: Json) -> str:
-    """The token's function that executes a payment's authorization; anybody may call it."""
-    message, signature = payload["authorization"], bytes.fromhex(payload["signature"][2:])
-    types = ["address", "address", "uint256", "uint256", "uint256", "bytes32", "uint8", "bytes32", "bytes32"]
-    numbers = [int(message[name]) for name in ("value", "validAfter", "validBefore")]
-    nonce = bytes.fromhex(message["nonce"][2:])
-    values = [message["from"], message["to"], *numbers, nonce, signature[64], signature[:32], signature[32:64]]
-    return "0x" + TRANSFER + abi_encode(types, values).hex()
+def execution(buyer: Buyer) -> str:
+    """Calldata of the token that executes the buyer's authorization; anybody may send it."""
+    payload = decode(buyer.headers[-1]["PAYMENT-SIGNATURE"])["payload"]
+    return transfer_call(payload["authorization"], payload["signature"])
 
 
 @contextmanager
 def soak(options: Options, folder: Path, progress: Callable[[str], None] = lambda _: None) -> Iterator[Soak]:
-    """A chain, a server with its ledger and log in `folder`, and everything that happens to them; `run` it."""
+    """A chain, a server with its ledger, its log in `folder`, and everything that happens to them; `run` it."""
+    with ExitStack() as stack:
+        chain = stack.enter_context(devnet("--block-time", BLOCK_TIME_S))
+        proxy = stack.enter_context(rpc_proxy(chain))
+        ledger = None if ledgers.are_files() else ledgers.new(folder)
+        cuts = stack.enter_context(commit_proxy(ledger)) if ledger else None
+        shop = stack.enter_context(victim(chain, proxy, folder, cuts, max_timeout_s=10))
+        starters = Starters(Creator(shop, Desk(shop.environment, folder)), deploy_token(shop, "OddToken"))
+        yield Soak(shop, proxy, cuts, starters, options, progress)
+
+
+@contextmanager
+def ledgers_on(database: str) -> Iterator[servers.Postgres | None]:
+    """SQLite or PostgreSQL; the server of the latter."""
+    with ExitStack() as stack:
+        postgres = stack.enter_context(servers.postgres()) if database == "postgresql" else None
+        stack.enter_context(ledgers.kept_in(postgres))
+        yield postgres
+
+
+def run(options: Options, database: str, folder: Path) -> Report:
+    """Keeps the ledger of a soak with findings in the folder, beside the log."""
     with (
-        devnet("--block-time", BLOCK_TIME_S) as chain,
-        rpc_proxy(chain) as proxy,
-        victim(chain, proxy, folder, max_timeout_s=10) as shop,
+        ledgers_on(database) as postgres,
+        soak(options, folder, lambda line: print(line, file=sys.stderr, flush=True)) as all_of_it,
     ):
-        yield Soak(shop, proxy, options, progress)
+        report = all_of_it.run()
+        if postgres is not None and not report.is_good:
+            (folder / "ledger.sql").write_bytes(postgres.dump(all_of_it.shop.ledger))
+    return report
 
 
 def main() -> None:
@@ -300,11 +441,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of all random choices")
     parser.add_argument("--concurrency", type=int, default=defaults.concurrency, help="buyers at once (default: 20)")
     parser.add_argument("--no-reorgs", dest="reorgs", action="store_false", help="the chain never changes its mind")
-    options = Options(**vars(parser.parse_args()))
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite", help="(default: sqlite)")
+    arguments = vars(parser.parse_args())
+    database, options = arguments.pop("database"), Options(**arguments)
     print(f"seed {options.seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="x402-gig-soak-"))
-    with soak(options, folder, lambda line: print(line, file=sys.stderr, flush=True)) as all_of_it:
-        report = all_of_it.run()
+    report = run(options, database, folder)
     print(report)
     if report.is_good:
         shutil.rmtree(folder)
