@@ -121,7 +121,6 @@ class Soak:
         self._purses: list[Purse] = []
         self._wallets: list[Purse] = []
         self._meddlers: list[str] = []
-        self._strangers = itertools.cycle([Account.create().address for _ in range(ACCOUNTS)])
 
     def run(self) -> Report:
         """Raises whatever went wrong in one of the threads."""
@@ -138,7 +137,7 @@ class Soak:
             self.enough.set()
             self._wait_for_answers(work)
         self.progress(f"{self.status()}; healed, waiting for the last answers")
-        self.starters.fund_again()
+        self.starters.fund_again(self._stranger)
         return self.look()
 
     def _settle(self) -> None:
@@ -147,9 +146,6 @@ class Soak:
         self._wallets = [Purse(owner, wallet) for wallet in self._copies(WALLETS, "Wallet1271", owner.address)]
         self._purses = [*self._wallets, *(Purse(self.shop.buyer(UNITS)) for _ in range(ACCOUNTS))]
         self._meddlers = self._copies(MEDDLERS, "MeddlingWallet")
-        for _ in range(ACCOUNTS):
-            self.shop.rpc("anvil_setBalance", stranger := next(self._strangers), hex(10**20))
-            self.shop.rpc("anvil_dealERC20", stranger, self.starters.token.address, hex(UNITS**2))
         self.shop.rpc("anvil_mine", FIRST_BLOCKS)
 
     def _copies(self, count: int, name: str, *arguments: str) -> list[str]:
@@ -306,17 +302,22 @@ class Soak:
         self._by_stranger(USDC, execution(buyer))
 
     def _by_stranger(self, to: str, data: str) -> str:
-        stranger = next(self._strangers)
-        self.shop.rpc("anvil_impersonateAccount", stranger)
-        transaction = {"from": stranger, "to": to, "data": data, "gas": hex(1_000_000)}
+        transaction = {"from": self._stranger(), "to": to, "data": data, "gas": hex(1_000_000)}
         return str(self.shop.rpc("eth_sendTransaction", transaction))
+
+    def _stranger(self) -> str:
+        """Has gas. For one transaction only: a second one would wait for ever for a first one that is dropped."""
+        stranger = str(Account.create().address)
+        self.shop.rpc("anvil_setBalance", stranger, hex(10**20))
+        self.shop.rpc("anvil_impersonateAccount", stranger)
+        return stranger
 
     # Creators with a key
 
     def start_until_enough(self) -> None:
         while not self.enough.is_set():
             with suppress(NotTrue):  # not started: it is among the findings
-                self.starters.start_one(next(self._strangers), self.patience_s)
+                self.starters.start_one(self._stranger, self.patience_s)
 
     # Faults
 

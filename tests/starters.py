@@ -1,5 +1,6 @@
 """Creators who go on in a soak: each creates gigs in a token other than USDC, funds them and starts them."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,18 +23,18 @@ class Starters:
 
     creator: Creator
     token: Erc20
-    made: list[tuple[Json, str]] = field(default_factory=list)
+    made: list[Json] = field(default_factory=list)
 
     @cached_property
     def fee(self) -> int:
         """A tenth of the reward of ten tokens, in base units."""
         return 10 ** int(self.token.chain.rpc("eth_call", {"to": self.token.address, "data": "0x313ce567"}), 16)
 
-    def start_one(self, payer: str, patience_s: float) -> None:
-        """The payer holds the token."""
+    def start_one(self, stranger: Callable[[], str], patience_s: float) -> None:
+        """Funded by strangers, who have gas."""
         made = until(self._created, patience_s, pause_s=0.1)
-        self.made.append((made, payer))
-        until(lambda: self._is_started(made, payer), patience_s, pause_s=0.1)
+        self.made.append(made)
+        until(lambda: self._is_started(made, stranger), patience_s, pause_s=0.1)
 
     def _created(self) -> Json | None:
         with suppress(httpx.TransportError):
@@ -41,23 +42,24 @@ class Starters:
             return dict(answer.json()) if answer.status_code == 201 else None
         return None
 
-    def _is_started(self, made: Json, payer: str) -> bool:
-        self._fund(made, payer)
+    def _is_started(self, made: Json, stranger: Callable[[], str]) -> bool:
+        self._fund(made, stranger)
         with suppress(httpx.TransportError):
             answer = self.creator.post(START, {"gig_id": made["gig_id"]})
             return answer.status_code == 200 or answer.json() == LIVE
         return False
 
-    def fund_again(self) -> None:
+    def fund_again(self, stranger: Callable[[], str]) -> None:
         """Transfers that a reorganisation took away; the chain is to be whole again."""
-        for made, payer in self.made:
-            self._fund(made, payer)
+        for made in self.made:
+            self._fund(made, stranger)
 
-    def _fund(self, made: Json, payer: str) -> None:
+    def _fund(self, made: Json, stranger: Callable[[], str]) -> None:
         """Unless all of it is there."""
         chain, wallet = self.token.chain, made["gig_wallet_address"]
         if not self._is_funded(wallet):
-            chain.rpc("anvil_impersonateAccount", payer)
+            payer = stranger()
+            chain.rpc("anvil_dealERC20", payer, self.token.address, hex(11 * self.fee))
             chain.rpc("eth_sendTransaction", {"from": payer, "to": self.token.address, "data": made["tx_data"]})
             with suppress(NotTrue):
                 until(lambda: self._is_funded(wallet), ARRIVES_S)
@@ -75,7 +77,7 @@ class Starters:
     def check(self, found: Findings) -> None:
         """Each gig is live, and its commission has left its wallet once and nothing else has."""
         commission = self.creator.shop.commission.lower()
-        for made, _ in self.made:
+        for made in self.made:
             gig_id, paid = made["gig_id"], self._moved(made["gig_wallet_address"], None)
             if paid != [(commission, self.fee)]:
                 kind = found.doubled if len(paid) > 1 else found.lost
