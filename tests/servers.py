@@ -83,8 +83,8 @@ class Postgres(Server):
     def copy(self, url: str) -> str:
         """The URL of a copy of the database, which may be in use."""
         target, quiet = self.database(), ["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1"]
-        psql = [self._programs / "psql", *quiet, target]
-        subprocess.run(psql, input=self.dump(url), stdout=subprocess.DEVNULL, check=True)
+        psql = self._programs / "psql"
+        subprocess.run([psql, *quiet, target], input=self.dump(url), stdout=subprocess.DEVNULL, check=True)
         return target
 
     def dump(self, url: str) -> bytes:

@@ -20,23 +20,12 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
 from tests import ledgers, servers
+from tests.breakages import RECEIPT, Breakages, Fault
 from tests.crashes import LIFETIME_S, Buyer, Victim, victim
 from tests.creators import Creator
 from tests.cuts import CommitProxy, commit_proxy
 from tests.e2e.attacks import deploy, transfer_call
-from tests.faults import (
-    RpcProxy,
-    Rule,
-    answers,
-    down,
-    garbage,
-    late_receipts,
-    lose_reply,
-    no_sync,
-    rpc_proxy,
-    slow,
-    status,
-)
+from tests.faults import RpcProxy, rpc_proxy
 from tests.harness import USDC, NotTrue, decode, devnet, gig_terms, until
 from tests.invariants import Findings, examine, gig_ids
 from tests.operator import Desk
@@ -53,8 +42,6 @@ HEAL_S = 60
 EXPIRED = "invalid_exact_evm_payload_authorization_valid_before"
 # These take no time, so they may come more often.
 AT_ONCE = {"dropped from the pool": 2, "reorganisations": 4}
-SYNC, RECEIPT = "eth_sendRawTransactionSync", "eth_getTransactionReceipt"
-SEND = (SYNC, "eth_sendRawTransaction")
 EXAMPLE = """example:
   scripts/soak --minutes 10 --seed 7    # ten minutes; the same seed makes the same choices again
 """
@@ -88,9 +75,6 @@ class Report:
         return "\n".join([*lines, *self.findings.all, str(self.findings)])
 
 
-Fault = Callable[[random.Random], None]
-
-
 @dataclass(frozen=True)
 class Purse:
     """Who signs, and the contract wallet that pays, if one does."""
@@ -111,6 +95,8 @@ class Soak:
     progress: Callable[[str], None] = lambda _: None
     counts: Counter[str] = field(default_factory=Counter)
     buyers: list[Buyer] = field(default_factory=list)
+    # They do not count: all of them are to be refused.
+    meddlers: list[Buyer] = field(default_factory=list)
     enough: threading.Event = field(default_factory=threading.Event)
     # Released by each thread that breaks things, when it has broken its last.
     healed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -120,7 +106,7 @@ class Soak:
         self._numbers = itertools.count()
         self._purses: list[Purse] = []
         self._wallets: list[Purse] = []
-        self._meddlers: list[str] = []
+        self._meddling_wallets: list[str] = []
 
     def run(self) -> Report:
         """Raises whatever went wrong in one of the threads."""
@@ -145,7 +131,7 @@ class Soak:
         owner = Account.create()
         self._wallets = [Purse(owner, wallet) for wallet in self._copies(WALLETS, "Wallet1271", owner.address)]
         self._purses = [*self._wallets, *(Purse(self.shop.buyer(UNITS)) for _ in range(ACCOUNTS))]
-        self._meddlers = self._copies(MEDDLERS, "MeddlingWallet")
+        self._meddling_wallets = self._copies(MEDDLERS, "MeddlingWallet")
         self.shop.rpc("anvil_mine", FIRST_BLOCKS)
 
     def _copies(self, count: int, name: str, *arguments: str) -> list[str]:
@@ -183,7 +169,7 @@ class Soak:
         return f"{self.seconds:.0f} s: {len(self.buyers)} orders, {answered} gigs, {self.shop.kills} kills"
 
     def look(self) -> Report:
-        findings = examine(self.shop, self.buyers, timeout_s=HEAL_S)
+        findings = examine(self.shop, [*self.buyers, *self.meddlers], timeout_s=HEAL_S)
         findings.refused += self._refused()
         self.starters.check(findings)
         answers_ = Counter(buyer.answer.status_code for buyer in self.buyers if buyer.answer is not None)
@@ -202,10 +188,14 @@ class Soak:
         return Report(findings, totals, self.seconds)
 
     def _refused(self) -> list[str]:
-        """All have the money; meddlers alone do not sign."""
-        honest = [buyer for buyer in self.buyers if buyer.payer not in self._meddlers and buyer.answer is not None]
-        refused = [buyer for buyer in honest if buyer.answer.status_code == 402 and EXPIRED not in buyer.answer.text]
-        return [f"{buyer.payer or buyer.account.address} was refused: {buyer.answer.text}" for buyer in refused]
+        """All have the money."""
+        last = [(buyer, buyer.answer) for buyer in self.buyers if buyer.answer is not None]
+        refused = [(buyer, answer.text) for buyer, answer in last if answer.status_code == 402]
+        return [
+            f"{buyer.payer or buyer.account.address} was refused: {text}"
+            for buyer, text in refused
+            if EXPIRED not in text
+        ]
 
     # The server
 
@@ -241,6 +231,7 @@ class Soak:
             )[0]
             purses = self._wallets if habit == self.suffer_meddling else self._purses
             buyer = self._buyer(chance.choice(purses), chance.randint(10, 30))
+            self.buyers.append(buyer)
             self.counts[habit.__name__.replace("_", " ")] += 1
             with suppress(NotTrue):  # without a final answer: it is among the findings
                 habit(buyer, chance)
@@ -249,7 +240,6 @@ class Soak:
         terms = gig_terms(amount=amount)
         buyer = Buyer(self.shop, purse.signer, terms, payer=purse.wallet, patience_s=self.patience_s)
         buyer.sign()
-        self.buyers.append(buyer)
         return buyer
 
     def buy(self, buyer: Buyer, _: random.Random) -> None:
@@ -289,7 +279,8 @@ class Soak:
 
     def suffer_meddling(self, buyer: Buyer, chance: random.Random) -> None:
         """A wallet beside the buyer executes his payment where it is asked for its signature: in a simulation."""
-        meddler = self._buyer(Purse(buyer.account, chance.choice(self._meddlers)), buyer.terms["amount"])
+        meddler = self._buyer(Purse(buyer.account, chance.choice(self._meddling_wallets)), buyer.terms["amount"])
+        self.meddlers.append(meddler)
         plan = call_data("plan(address,bytes)", USDC, bytes.fromhex(execution(buyer)[2:]))
         planned = self._by_stranger(meddler.payer, plan)
         with suppress(NotTrue):  # it may be dropped
@@ -336,60 +327,8 @@ class Soak:
 
     def _breakers(self) -> dict[str, dict[str, Fault]]:
         """One thread each: what lasts meets whatever else goes wrong."""
-        return {"faults": self._faults(), "lasting faults": self._lasting_faults()}
-
-    def _lasting_faults(self) -> dict[str, Fault]:
-        faults: dict[str, Fault] = {"none": self._nothing, "receipts late": self._late_receipts}
-        return faults | ({"commits cut": self._cut_commits} if self.cuts is not None else {})
-
-    def _faults(self) -> dict[str, Fault]:
-        faults = {
-            "node down": self._rule(down),
-            "node slow": self._rule(slow(0.3)),
-            "answers 429": self._rule(status(429)),
-            "answers 502": self._rule(status(502)),
-            "answers garbage": self._rule(garbage),
-            "replies to sends lost": self._rule(lose_reply, *SEND),
-            "receipts missing": self._without_receipts,
-            "dropped from the pool": self._drop,
-        }
-        return faults | ({"reorganisations": self._reorganise} if self.options.reorgs else {})
-
-    def _rule(self, rule: Rule, *methods: str) -> Fault:
-        def hold(chance: random.Random) -> None:
-            with self.proxy.broken(rule, *methods):
-                self.enough.wait(chance.uniform(0.2, 2))
-
-        return hold
-
-    def _without_receipts(self, chance: random.Random) -> None:
-        with self.proxy.broken(no_sync, SYNC):
-            self._rule(answers(None), RECEIPT)(chance)
-
-    def _late_receipts(self, chance: random.Random) -> None:
-        """Nonces are used before receipts show."""
-        seconds = chance.uniform(0.6, 3)
-        with self.proxy.broken(lose_reply, SYNC), self.proxy.broken(late_receipts(seconds), RECEIPT):
-            self.enough.wait(seconds + chance.uniform(0, 3))
-
-    def _cut_commits(self, chance: random.Random) -> None:
-        """Also those that write down that a server lives."""
-        assert self.cuts is not None
-        self.cuts.every = chance.randint(3, 20)
-        self.enough.wait(chance.uniform(0.5, 3))
-        self.cuts.every = 0
-
-    def _nothing(self, chance: random.Random) -> None:
-        self.enough.wait(chance.uniform(0.5, 3))
-
-    def _drop(self, chance: random.Random) -> None:
-        pool = self.shop.rpc("txpool_content")["pending"]
-        hashes = [transaction["hash"] for slots in pool.values() for transaction in slots.values()]
-        if hashes:
-            self.shop.rpc("anvil_dropTransaction", chance.choice(hashes))
-
-    def _reorganise(self, chance: random.Random) -> None:
-        self.shop.rpc("anvil_reorg", chance.randint(1, 5), [])
+        breakages = Breakages(self.shop, self.proxy, self.cuts, self.enough, self.options.reorgs)
+        return {"passing faults": breakages.passing(), "lasting faults": breakages.lasting()}
 
 
 def execution(buyer: Buyer) -> str:

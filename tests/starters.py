@@ -10,9 +10,10 @@ import httpx
 from tests.creators import CREATE, START, Creator
 from tests.harness import Json, NotTrue, gig_terms, until
 from tests.invariants import TRANSFER_TOPIC, Findings
-from tests.tokens import Erc20
+from tests.tokens import Erc20, call_data
 
 LIVE = {"error": "Gig is already live"}
+DECIMALS = call_data("decimals()")
 # How long a transfer is waited for, which may be dropped from the pool.
 ARRIVES_S = 3
 
@@ -28,7 +29,8 @@ class Starters:
     @cached_property
     def fee(self) -> int:
         """A tenth of the reward of ten tokens, in base units."""
-        return 10 ** int(self.token.chain.rpc("eth_call", {"to": self.token.address, "data": "0x313ce567"}), 16)
+        decimals = int(self.token.chain.rpc("eth_call", {"to": self.token.address, "data": DECIMALS}, "latest"), 16)
+        return int(10**decimals)
 
     def start_one(self, stranger: Callable[[], str], patience_s: float) -> None:
         """Funded by strangers, who have gas."""
