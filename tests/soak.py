@@ -32,14 +32,15 @@ from tests.operator import Desk
 from tests.starters import Starters
 from tests.tokens import call_data
 from tests.tokens import deploy as deploy_token
+from x402_gig.chain import batcher
 
-ACCOUNTS, WALLETS, MEDDLERS, STARTERS = 60, 15, 5, 2
+ACCOUNTS, WALLETS, MEDDLERS, POOR, STARTERS = 60, 15, 5, 5, 2
 UNITS = 10**12
 # Deeper than any reorganisation, so that accounts, wallets, their gas, tokens and batcher stay.
 FIRST_BLOCKS = "0x10"
 BLOCK_TIME_S = "0.5"
 HEAL_S = 60
-EXPIRED = "invalid_exact_evm_payload_authorization_valid_before"
+EXPIRED, NO_MONEY = "invalid_exact_evm_payload_authorization_valid_before", "insufficient_funds"
 # These take no time, so they may come more often.
 AT_ONCE = {"dropped from the pool": 2, "reorganisations": 4}
 EXAMPLE = """example:
@@ -95,8 +96,9 @@ class Soak:
     progress: Callable[[str], None] = lambda _: None
     counts: Counter[str] = field(default_factory=Counter)
     buyers: list[Buyer] = field(default_factory=list)
-    # They do not count: all of them are to be refused.
+    # These do not count: all of them are to be refused.
     meddlers: list[Buyer] = field(default_factory=list)
+    poor: list[Buyer] = field(default_factory=list)
     enough: threading.Event = field(default_factory=threading.Event)
     # Released by each thread that breaks things, when it has broken its last.
     healed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -107,6 +109,7 @@ class Soak:
         self._purses: list[Purse] = []
         self._wallets: list[Purse] = []
         self._meddling_wallets: list[str] = []
+        self._poor_wallets: list[str] = []
 
     def run(self) -> Report:
         """Raises whatever went wrong in one of the threads."""
@@ -129,18 +132,19 @@ class Soak:
     def _settle(self) -> None:
         """Accounts and contract wallets, with all that they will ever need."""
         owner = Account.create()
-        self._wallets = [Purse(owner, wallet) for wallet in self._copies(WALLETS, "Wallet1271", owner.address)]
+        self._wallets = [Purse(owner, wallet) for wallet in self._copies("Wallet1271", WALLETS, owner.address)]
         self._purses = [*self._wallets, *(Purse(self.shop.buyer(UNITS)) for _ in range(ACCOUNTS))]
-        self._meddling_wallets = self._copies(MEDDLERS, "MeddlingWallet")
+        self._meddling_wallets = self._copies("MeddlingWallet", MEDDLERS)
+        self._poor_wallets = self._copies("Wallet1271", POOR, owner.address, units=0)
         self.shop.rpc("anvil_mine", FIRST_BLOCKS)
 
-    def _copies(self, count: int, name: str, *arguments: str) -> list[str]:
-        """The addresses of so many contract wallets."""
+    def _copies(self, name: str, count: int, *arguments: str, units: int = UNITS) -> list[str]:
+        """The addresses of so many contract wallets, each with so much money."""
         code = self.shop.rpc("eth_getCode", deploy(self.shop, name, *arguments), "latest")
         wallets = [str(Account.create().address) for _ in range(count)]
         for wallet in wallets:
             self.shop.rpc("anvil_setCode", wallet, code)
-            self.shop.give_usdc(wallet, UNITS)
+            self.shop.give_usdc(wallet, units)
         return wallets
 
     def _wait_for_answers(self, work: list["Future[None]"]) -> None:
@@ -169,7 +173,7 @@ class Soak:
         return f"{self.seconds:.0f} s: {len(self.buyers)} orders, {answered} gigs, {self.shop.kills} kills"
 
     def look(self) -> Report:
-        findings = examine(self.shop, [*self.buyers, *self.meddlers], timeout_s=HEAL_S)
+        findings = examine(self.shop, [*self.buyers, *self.meddlers, *self.poor], timeout_s=HEAL_S)
         findings.refused += self._refused()
         self.starters.check(findings)
         answers_ = Counter(buyer.answer.status_code for buyer in self.buyers if buyer.answer is not None)
@@ -188,14 +192,11 @@ class Soak:
         return Report(findings, totals, self.seconds)
 
     def _refused(self) -> list[str]:
-        """All have the money."""
-        last = [(buyer, buyer.answer) for buyer in self.buyers if buyer.answer is not None]
-        refused = [(buyer, answer.text) for buyer, answer in last if answer.status_code == 402]
-        return [
-            f"{buyer.payer or buyer.account.address} was refused: {text}"
-            for buyer, text in refused
-            if EXPIRED not in text
-        ]
+        """Those who have the money, and those who have none for another reason than that."""
+        told = [(buyer, buyer.answer) for buyer in [*self.buyers, *self.poor] if buyer.answer is not None]
+        refused = [(buyer, answer.json()["error"]) for buyer, answer in told if answer.status_code == 402]
+        wrong = [(buyer, why) for buyer, why in refused if why != EXPIRED and (why != NO_MONEY or buyer not in self.poor)]
+        return [f"{buyer.payer or buyer.account.address} was refused: {why}" for buyer, why in wrong]
 
     # The server
 
@@ -278,15 +279,18 @@ class Soak:
             buyer.insist()
 
     def suffer_meddling(self, buyer: Buyer, chance: random.Random) -> None:
-        """A wallet beside the buyer executes his payment where it is asked for its signature: in a simulation."""
-        meddler = self._buyer(Purse(buyer.account, chance.choice(self._meddling_wallets)), buyer.terms["amount"])
-        self.meddlers.append(meddler)
-        plan = call_data("plan(address,bytes)", USDC, bytes.fromhex(execution(buyer)[2:]))
-        planned = self._by_stranger(meddler.payer, plan)
+        """Beside a wallet that makes a poor neighbour rich and pays for him, where it is asked for its signature."""
+        amount = buyer.terms["amount"]
+        poor = self._buyer(Purse(buyer.account, chance.choice(self._poor_wallets)), amount)
+        meddler = self._buyer(Purse(buyer.account, chance.choice(self._meddling_wallets)), amount)
+        planned = self._by_stranger(meddler.payer, call_data("plan(address,bytes)", batcher.address(), meddling(poor)))
         with suppress(NotTrue):  # it may be dropped
             until(lambda: self.shop.rpc(RECEIPT, planned), 3)
-        with ThreadPoolExecutor(1) as threads:
+        self.poor.append(poor)
+        self.meddlers.append(meddler)
+        with ThreadPoolExecutor(2) as threads:
             threads.submit(meddler.insist)
+            threads.submit(poor.insist)
             buyer.insist()
 
     def front_run(self, buyer: Buyer) -> None:
@@ -335,6 +339,13 @@ def execution(buyer: Buyer) -> str:
     """Calldata of the token that executes the buyer's authorization; anybody may send it."""
     payload = decode(buyer.headers[-1]["PAYMENT-SIGNATURE"])["payload"]
     return transfer_call(payload["authorization"], payload["signature"])
+
+
+def meddling(poor: Buyer) -> bytes:
+    """Calldata of the batcher that gives a buyer the money and executes his authorization."""
+    top_up = call_data("mint(address,uint256)", poor.payer, UNITS)
+    deeds = [bytes.fromhex(deed[2:]) for deed in (top_up, execution(poor))]
+    return bytes.fromhex(call_data("execute(address,uint256,bytes[])", USDC, 150_000, deeds)[2:])
 
 
 @contextmanager
