@@ -110,6 +110,8 @@ class Soak:
         self._wallets: list[Purse] = []
         self._meddling_wallets: list[str] = []
         self._poor_wallets: list[str] = []
+        # Each comes again so late that none of them has two transactions under way.
+        self._strangers = itertools.cycle([Account.create().address for _ in range(ACCOUNTS)])
 
     def run(self) -> Report:
         """Raises whatever went wrong in one of the threads."""
@@ -126,7 +128,7 @@ class Soak:
             self.enough.set()
             self._wait_for_answers(work)
         self.progress(f"{self.status()}; healed, waiting for the last answers")
-        self.starters.fund_again(self._stranger)
+        self.starters.fund_again(self._strangers)
         return self.look()
 
     def _settle(self) -> None:
@@ -136,6 +138,10 @@ class Soak:
         self._purses = [*self._wallets, *(Purse(self.shop.buyer(UNITS)) for _ in range(ACCOUNTS))]
         self._meddling_wallets = self._copies("MeddlingWallet", MEDDLERS)
         self._poor_wallets = self._copies("Wallet1271", POOR, owner.address, units=0)
+        for _ in range(ACCOUNTS):
+            self.shop.rpc("anvil_setBalance", stranger := next(self._strangers), hex(10**20))
+            self.shop.rpc("anvil_dealERC20", stranger, self.starters.token.address, hex(UNITS**2))
+            self.shop.rpc("anvil_impersonateAccount", stranger)
         self.shop.rpc("anvil_mine", FIRST_BLOCKS)
 
     def _copies(self, name: str, count: int, *arguments: str, units: int = UNITS) -> list[str]:
@@ -195,8 +201,11 @@ class Soak:
         """Those who have the money, and those who have none for another reason than that."""
         told = [(buyer, buyer.answer) for buyer in [*self.buyers, *self.poor] if buyer.answer is not None]
         refused = [(buyer, answer.json()["error"]) for buyer, answer in told if answer.status_code == 402]
-        wrong = [(buyer, why) for buyer, why in refused if why != EXPIRED and (why != NO_MONEY or buyer not in self.poor)]
-        return [f"{buyer.payer or buyer.account.address} was refused: {why}" for buyer, why in wrong]
+        return [
+            f"{buyer.payer or buyer.account.address} was refused: {why}"
+            for buyer, why in refused
+            if why != EXPIRED and (why != NO_MONEY or buyer not in self.poor)
+        ]
 
     # The server
 
@@ -297,22 +306,15 @@ class Soak:
         self._by_stranger(USDC, execution(buyer))
 
     def _by_stranger(self, to: str, data: str) -> str:
-        transaction = {"from": self._stranger(), "to": to, "data": data, "gas": hex(1_000_000)}
+        transaction = {"from": next(self._strangers), "to": to, "data": data, "gas": hex(1_000_000)}
         return str(self.shop.rpc("eth_sendTransaction", transaction))
-
-    def _stranger(self) -> str:
-        """Has gas. For one transaction only: a second one would wait for ever for a first one that is dropped."""
-        stranger = str(Account.create().address)
-        self.shop.rpc("anvil_setBalance", stranger, hex(10**20))
-        self.shop.rpc("anvil_impersonateAccount", stranger)
-        return stranger
 
     # Creators with a key
 
     def start_until_enough(self) -> None:
         while not self.enough.is_set():
             with suppress(NotTrue):  # not started: it is among the findings
-                self.starters.start_one(self._stranger, self.patience_s)
+                self.starters.start_one(self._strangers, self.patience_s)
 
     # Faults
 

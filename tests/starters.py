@@ -1,6 +1,6 @@
 """Creators who go on in a soak: each creates gigs in a token other than USDC, funds them and starts them."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,11 +32,11 @@ class Starters:
         decimals = int(self.token.chain.rpc("eth_call", {"to": self.token.address, "data": DECIMALS}, "latest"), 16)
         return int(10**decimals)
 
-    def start_one(self, stranger: Callable[[], str], patience_s: float) -> None:
-        """Funded by strangers, who have gas."""
+    def start_one(self, strangers: Iterator[str], patience_s: float) -> None:
+        """Funded by strangers, who have gas and the token."""
         made = until(self._created, patience_s, pause_s=0.1)
         self.made.append(made)
-        until(lambda: self._is_started(made, stranger), patience_s, pause_s=0.1)
+        until(lambda: self._is_started(made, strangers), patience_s, pause_s=0.1)
 
     def _created(self) -> Json | None:
         with suppress(httpx.TransportError):
@@ -44,25 +44,25 @@ class Starters:
             return dict(answer.json()) if answer.status_code == 201 else None
         return None
 
-    def _is_started(self, made: Json, stranger: Callable[[], str]) -> bool:
-        self._fund(made, stranger)
+    def _is_started(self, made: Json, strangers: Iterator[str]) -> bool:
+        self._fund(made, strangers)
         with suppress(httpx.TransportError):
             answer = self.creator.post(START, {"gig_id": made["gig_id"]})
             return answer.status_code == 200 or answer.json() == LIVE
         return False
 
-    def fund_again(self, stranger: Callable[[], str]) -> None:
+    def fund_again(self, strangers: Iterator[str]) -> None:
         """Transfers that a reorganisation took away; the chain is to be whole again."""
         for made in self.made:
-            self._fund(made, stranger)
+            self._fund(made, strangers)
 
-    def _fund(self, made: Json, stranger: Callable[[], str]) -> None:
+    def _fund(self, made: Json, strangers: Iterator[str]) -> None:
         """Unless all of it is there."""
         chain, wallet = self.token.chain, made["gig_wallet_address"]
         if not self._is_funded(wallet):
-            payer = stranger()
-            chain.rpc("anvil_dealERC20", payer, self.token.address, hex(11 * self.fee))
-            chain.rpc("eth_sendTransaction", {"from": payer, "to": self.token.address, "data": made["tx_data"]})
+            chain.rpc(
+                "eth_sendTransaction", {"from": next(strangers), "to": self.token.address, "data": made["tx_data"]}
+            )
             with suppress(NotTrue):
                 until(lambda: self._is_funded(wallet), ARRIVES_S)
 
