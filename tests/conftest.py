@@ -3,9 +3,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import ledgers, servers
-from tests.harness import Chain, Dev, devnet, until
-from tests.operator import dev_anywhere
+from tests.support import ledgers, servers
+from tests.support.harness import Chain, Dev, devnet, until
+from tests.support.operator import dev_anywhere
 
 DATABASES = ["sqlite", "postgresql"]
 

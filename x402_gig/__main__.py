@@ -6,11 +6,11 @@ import sys
 def main() -> None:
     # A server is waited for, and importing the whole command line takes a tenth of its start.
     if sys.argv[1:] == ["serve"]:
-        from x402_gig.start import serve
+        from x402_gig.cli.serve import serve
 
         serve()
     else:
-        from x402_gig.cli import app
+        from x402_gig.cli.main import app
 
         app(prog_name="x402-gig")
 

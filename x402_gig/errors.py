@@ -24,7 +24,7 @@
 
 An error has a machine-readable `reason` and a `detail` for people. Neither ever holds a seed, a key, an
 RPC URL, a signed transaction or a node's own words, so both may be shown to a stranger. None knows HTTP:
-`api.errors` does.
+`web.api.errors` does.
 """
 
 from collections.abc import Iterable

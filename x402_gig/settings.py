@@ -24,13 +24,13 @@ from pydantic import (
     field_validator,
 )
 
-from x402_gig.chain.eip3009 import Token
-from x402_gig.chain.keccak import with_checksum
-from x402_gig.chain.wallets import seed_of
 from x402_gig.errors import CannotStart
+from x402_gig.evm.eip3009 import Token
+from x402_gig.evm.keccak import with_checksum
+from x402_gig.evm.wallets import seed_of
 from x402_gig.gigs.pricing import USDC_DECIMALS, to_tokens, to_units
+from x402_gig.ledger.shared_settings import NAMES
 from x402_gig.payments.order import Network
-from x402_gig.store.kept import NAMES
 
 PREFIX = "X402_GIG_"
 _ADDRESS = re.compile("0x[0-9a-fA-F]{40}")

@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from tests.bench import curves, shops, steps, table
 from tests.bench.rows import QUICK, ROWS, Bench, Row, Sizes
 from tests.bench.shops import Opener
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 WIDTH = 120
 EXAMPLE = """example:

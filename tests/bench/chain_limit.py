@@ -9,10 +9,10 @@ from statistics import median
 from urllib.parse import urlsplit
 
 from tests.bench.payments import TOKEN, Purse
-from tests.harness import USDC, Chain
-from x402_gig.chain import batcher
-from x402_gig.chain.eip3009 import transfer_call
-from x402_gig.chain.node import sign_transaction
+from tests.support.harness import USDC, Chain
+from x402_gig.evm import batcher
+from x402_gig.evm.eip3009 import transfer_call
+from x402_gig.evm.node import sign_transaction
 
 FEE_WEI = 10**10
 PLENTY_WEI = 10**22

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from tests.harness import Chain
+from tests.support.harness import Chain
 
 CALL = re.compile(rb'"method": ?"(\w+)"')
 # Longer than a call's name: it may come in two chunks.

@@ -10,7 +10,7 @@ from tests.bench.load import Tally, get
 from tests.bench.market import BUYERS, folder_of_its_own, opened, reopened
 from tests.bench.programs import program
 from tests.bench.shops import Shop
-from tests.harness import Chain, devnet, serve_settings
+from tests.support.harness import Chain, devnet, serve_settings
 
 # Full pages, also of the smallest ledger.
 LISTS = {

@@ -12,7 +12,7 @@ from tests.bench import load
 from tests.bench.load import Tally, post
 from tests.bench.payments import Purse, paid_requests, questions
 from tests.bench.shops import Opener, Shop
-from tests.harness import CREATE, Chain, Json
+from tests.support.harness import CREATE, Chain, Json
 
 BUYERS = 64
 # So much of the time that is measured is asked before, unmeasured.

@@ -7,11 +7,11 @@ import asyncio
 import time
 from statistics import median
 
-from x402_gig.app import build
+from x402_gig.ledger import shared_settings
+from x402_gig.ledger.engine import Ledger
+from x402_gig.server.wiring import build
 from x402_gig.settings import load
 from x402_gig.settlement.reconciler import Reconciler
-from x402_gig.store import kept
-from x402_gig.store.engine import Ledger
 
 ROUNDS = 20
 
@@ -19,7 +19,7 @@ ROUNDS = 20
 async def measure() -> float:
     settings = load()
     ledger = Ledger(settings.database_url.get_secret_value())
-    server = build(settings.agreed(await ledger.read(kept.settings)), ledger)
+    server = build(settings.agreed(await ledger.read(shared_settings.settings)), ledger)
     try:
         await server.prepare()
         return 1000 * median([await _round(server.reconciler) for _ in range(ROUNDS)])

@@ -13,8 +13,8 @@ from itertools import count, cycle
 from eth_utils.address import to_checksum_address
 
 from tests.bench.load import Address, post
-from tests.harness import Chain, Json, encode, gig_terms
-from x402_gig.chain.keys import PrivateKey, address_of
+from tests.support.harness import Chain, Json, encode, gig_terms
+from x402_gig.evm.keys import PrivateKey, address_of
 from x402_gig.payments.payment import Authorization
 from x402_gig.settings import NETWORKS
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.load import Address, post, run
-from tests.harness import until
+from tests.support.harness import until
 from x402_gig.devnet.anvil import free_port
 
 START_TIMEOUT_S = 60

@@ -10,14 +10,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests import servers
 from tests.bench import chain_limit, shops
 from tests.bench.counting import Relay, counted
 from tests.bench.load import Tally
 from tests.bench.market import BUYERS, Market, folder_of_its_own, opened
 from tests.bench.payments import Purse
 from tests.bench.shops import Opener
-from tests.harness import Chain, devnet
+from tests.support import servers
+from tests.support.harness import Chain, devnet
 
 CROWD = 300
 BLOCK_TIME_S = 2

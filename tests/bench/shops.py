@@ -11,7 +11,7 @@ from eth_account import Account
 from tests.bench.load import Address, Tally, post, run
 from tests.bench.payments import questions
 from tests.bench.programs import Program, first_answer, ports, program
-from tests.harness import CREATE, ROOT, Chain, Json, decode, serve_settings, until
+from tests.support.harness import CREATE, ROOT, Chain, Json, decode, serve_settings, until
 
 HOST = "127.0.0.1"
 PLENTY_WEI = 10**21

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.table import figure
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 
 @dataclass(frozen=True)

@@ -17,24 +17,24 @@ from mnemonic import Mnemonic
 from pytest_benchmark.fixture import BenchmarkFixture
 from starlette.types import Message, Scope
 
-from tests import ledgers
-from tests.harness import CREATE, gig_terms
-from tests.unit.chain.examples import AUTHORIZATION, PAYER_ACCOUNT, TOKEN, moved, used
+from tests.support import ledgers
+from tests.support.harness import CREATE, gig_terms
+from tests.unit.evm.examples import AUTHORIZATION, PAYER_ACCOUNT, TOKEN, moved, used
+from tests.unit.ledger.examples import ASSET, SHOP, reservation, transfer, word
 from tests.unit.payments.examples import NOW, SELLER, USDC, document, encoded
-from tests.unit.store.examples import ASSET, SHOP, reservation, transfer, word
-from x402_gig.chain import batcher
-from x402_gig.chain.batcher import Call
-from x402_gig.chain.eip3009 import token_transfers, transfer_call
-from x402_gig.chain.keys import PrivateKey
-from x402_gig.chain.node import sign_transaction
-from x402_gig.chain.wallets import Wallets
+from x402_gig.evm import batcher
+from x402_gig.evm.batcher import Call
+from x402_gig.evm.eip3009 import token_transfers, transfer_call
+from x402_gig.evm.keys import PrivateKey
+from x402_gig.evm.node import sign_transaction
+from x402_gig.evm.wallets import Wallets
 from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Limits, read_terms
+from x402_gig.ledger import deposits, payments
+from x402_gig.ledger.engine import Ledger
 from x402_gig.payments.gate import PaymentGate, parse_object
 from x402_gig.payments.wire import read_payment
-from x402_gig.store import deposits, payments
-from x402_gig.store.engine import Ledger
 
 AT_ONCE = 64
 LIMITS = Limits(10_000_000, 10**12, USDC.lower())

@@ -15,7 +15,7 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
 
-from tests.harness import CREATE, USDC, Chain, Dev, Json, bytecode, encode, gig_terms, payload_v2, sign, until
+from tests.support.harness import CREATE, USDC, Chain, Dev, Json, bytecode, encode, gig_terms, payload_v2, sign, until
 
 PRICE = 11_000_000
 STRANGER = "0x" + "5a" * 20

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from tests.harness import USDC, Json
+from tests.support.harness import USDC, Json
 
 NETWORK = "eip155:8453"
 STRANGER = "0x00000000000000000000000000000000facade00"

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.test_answers import GIG_TYPES
-from tests.harness import CREATE, Dev, Json, gig_terms
-from tests.operator import transfer
+from tests.support.harness import CREATE, Dev, Json, gig_terms
+from tests.support.operator import transfer
 
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 DISPLAY = {"icon", "label", "filter_id", "with_input", "how_to_earn", "earning_criteria", "input_placeholder"}

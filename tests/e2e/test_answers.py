@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from tests.harness import CREATE, Dev, Json, authorization, decode, encode, gig_terms, payload_v2, payment_header, sign
+from tests.support.harness import (
+    CREATE,
+    Dev,
+    Json,
+    authorization,
+    decode,
+    encode,
+    gig_terms,
+    payload_v2,
+    payment_header,
+    sign,
+)
 
 GIG_TYPES: dict[str, Json] = {
     "mention": {"keyword": "usdc", "url": None},

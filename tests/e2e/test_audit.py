@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from eth_account import Account
 
-from tests import ledgers
-from tests.faults import Forward, HangUp, Reply, Rule, refuses, rpc_proxy
-from tests.harness import Chain, Json, calldata, devnet, gig_terms, payload_v2, until
-from tests.operator import COMMISSION, PRICE, REWARD, Desk, Shop, operated, transfer, words
-from x402_gig.backoffice.comparison import Comparison
-from x402_gig.backoffice.history import History
-from x402_gig.backoffice.opening import open_chain, open_office
-from x402_gig.chain.wallets import Wallets
+from tests.support import ledgers
+from tests.support.faults import Forward, HangUp, Reply, Rule, refuses, rpc_proxy
+from tests.support.harness import Chain, Json, calldata, devnet, gig_terms, payload_v2, until
+from tests.support.operator import COMMISSION, PRICE, REWARD, Desk, Shop, operated, transfer, words
+from x402_gig.audit.comparison import Comparison
+from x402_gig.chainsync.history import History
+from x402_gig.evm.wallets import Wallets
+from x402_gig.ledger.audit import Books, read_books
+from x402_gig.ledger.engine import Ledger
+from x402_gig.operator.opening import open_chain, open_office
 from x402_gig.settings import Settings
-from x402_gig.store.audit import Books, read_books
-from x402_gig.store.engine import Ledger
 
 STRANGER = "0x" + "5a" * 20
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.harness import ROOT, until
+from tests.support.harness import ROOT, until
 
 QUICK = (sys.executable, "-m", "tests.bench", "--quick", "--json")
 

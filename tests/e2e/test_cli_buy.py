@@ -18,9 +18,9 @@ import psutil
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from tests.harness import CREATE, Dev, Json, decode, gig_terms, until
-from tests.operator import words
-from x402_gig.buyer import is_on_this_machine
+from tests.support.harness import CREATE, Dev, Json, decode, gig_terms, until
+from tests.support.operator import words
+from x402_gig.buyer.client import is_on_this_machine
 from x402_gig.devnet.anvil import buyers
 
 Done = subprocess.CompletedProcess[str]

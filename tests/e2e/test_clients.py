@@ -17,7 +17,7 @@ from x402.http.clients.requests import x402_requests
 from x402.mechanisms.evm.exact import ExactEvmScheme
 from x402.mechanisms.evm.signers import EthAccountSigner
 
-from tests.harness import CREATE, Dev, Json, decode, gig_terms, until
+from tests.support.harness import CREATE, Dev, Json, decode, gig_terms, until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {"python": [sys.executable, "scripts/buy_gig.py"], "node": ["node", "scripts/buy_gig.mjs"]}

@@ -13,10 +13,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import ledgers
-from tests.harness import CREATE, Chain, Dev, Json, decode, gig_terms, payment_header, running, serve_settings, served
-from x402_gig.api.connection import MAX_UNSENT_BYTES
-from x402_gig.store.tables import gigs
+from tests.support import ledgers
+from tests.support.harness import (
+    CREATE,
+    Chain,
+    Dev,
+    Json,
+    decode,
+    gig_terms,
+    payment_header,
+    running,
+    serve_settings,
+    served,
+)
+from x402_gig.ledger.tables import gigs
+from x402_gig.web.connection import MAX_UNSENT_BYTES
 
 OFFERS = {
     "h2c": {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAABk"},

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from eth_utils.crypto import keccak
 
-from tests.crashes import (
+from tests.support.crashes import (
     ASKS,
     LIFETIME_S,
     POINTS,
@@ -23,10 +23,10 @@ from tests.crashes import (
     shopping,
     victim,
 )
-from tests.faults import RpcProxy, rpc_proxy
-from tests.harness import devnet, until
-from tests.invariants import Books, Paid, assert_all_accounted_for
-from tests.ledgers import reading
+from tests.support.faults import RpcProxy, rpc_proxy
+from tests.support.harness import devnet, until
+from tests.support.invariants import Books, Paid, assert_all_accounted_for
+from tests.support.ledgers import reading
 
 CROWD = 20
 BEFORE_BROADCAST = next(point for point in POINTS if "before broadcast" in point.name)

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from openapi_schema_validator import OAS31Validator
 
-from tests.harness import CREATE, Json, devnet, gig_terms, payment_header
-from tests.operator import Shop, operated
+from tests.support.harness import CREATE, Json, devnet, gig_terms, payment_header
+from tests.support.operator import Shop, operated
 
 # Not that wrong data is refused: to us "" is as good as absent, and an empty body asks for a price.
 CHECKS = (

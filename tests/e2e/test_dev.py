@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import USDC, Chain, dev_server, devnet, gig_terms, payment_header, running, until
-from x402_gig.chain.wallets import Wallets
+from tests.support.harness import USDC, Chain, dev_server, devnet, gig_terms, payment_header, running, until
 from x402_gig.devnet.anvil import FOUNDRY_MNEMONIC
+from x402_gig.evm.wallets import Wallets
 
 
 def is_listening(url: str) -> bool:

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import chromium
-from tests.harness import Json, devnet, gig_terms, payment_header
-from tests.operator import PRICE, Shop, operated
+from tests.support.browser import chromium
+from tests.support.harness import Json, devnet, gig_terms, payment_header
+from tests.support.operator import PRICE, Shop, operated
 
 PAID, KEYED, GIGS = "Pay_by_x402", "With_an_API_key", "Gigs"
 TIMEOUT_MS = 20_000

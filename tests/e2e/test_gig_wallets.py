@@ -11,16 +11,16 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils.address import to_checksum_address
 
-from tests import ledgers
-from tests.crashes import Victim
-from tests.creators import Creator
 from tests.e2e.attacks import inner_calls
 from tests.e2e.test_keyed_faults import opened
-from tests.faults import Forward, Reply, RpcProxy, Rule, answers, down, late_receipts, no_sync
-from tests.harness import USDC, Json, until
-from tests.operator import Done, words
-from tests.tokens import Erc20, deploy
-from x402_gig.settlement.keyed import RECHECKED
+from tests.support import ledgers
+from tests.support.crashes import Victim
+from tests.support.creators import Creator
+from tests.support.faults import Forward, Reply, RpcProxy, Rule, answers, down, late_receipts, no_sync
+from tests.support.harness import USDC, Json, until
+from tests.support.operator import Done, words
+from tests.support.tokens import Erc20, deploy
+from x402_gig.market.keyed_gigs import RECHECKED
 
 SYNC, RECEIPT = "eth_sendRawTransactionSync", "eth_getTransactionReceipt"
 SEND = (SYNC, "eth_sendRawTransaction")

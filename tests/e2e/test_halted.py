@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from tests import ledgers
-from tests.creators import CREATE as GIGS
-from tests.creators import Creator
-from tests.harness import USDC, devnet, gig_terms, payment_header, serve_settings, served, until
-from tests.operator import Desk, operated
+from tests.support import ledgers
+from tests.support.creators import CREATE as GIGS
+from tests.support.creators import Creator
+from tests.support.harness import USDC, devnet, gig_terms, payment_header, serve_settings, served, until
+from tests.support.operator import Desk, operated
 
 
 def seed() -> str:

@@ -37,10 +37,10 @@ from tests.e2e.attacks import (
     transfer_call,
     wallet,
 )
-from tests.faults import Forward, RpcProxy, Then, refuses, rpc_proxy, status
-from tests.harness import USDC, Chain, Dev, Json, payment_header_v1, served, until
-from tests.servers import Postgres
-from x402_gig.chain import batcher
+from tests.support.faults import Forward, RpcProxy, Then, refuses, rpc_proxy, status
+from tests.support.harness import USDC, Chain, Dev, Json, payment_header_v1, served, until
+from tests.support.servers import Postgres
+from x402_gig.evm import batcher
 
 PREFIX = "invalid_exact_evm"
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from tests import faults
-from tests.crashes import Buyer, Victim, victim
-from tests.faults import RpcProxy, rpc_proxy
-from tests.harness import USDC, calldata, decode, devnet, gig_terms
-from tests.invariants import assert_all_accounted_for, transfers
-from tests.ledgers import reading
+from tests.support import faults
+from tests.support.crashes import Buyer, Victim, victim
+from tests.support.faults import RpcProxy, rpc_proxy
+from tests.support.harness import USDC, calldata, decode, devnet, gig_terms
+from tests.support.invariants import assert_all_accounted_for, transfers
+from tests.support.ledgers import reading
 
 OUTAGES = {
     "down": faults.down,

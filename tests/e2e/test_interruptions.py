@@ -16,9 +16,9 @@ from eth_abi.abi import encode as abi_encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests import ledgers
 from tests.e2e.attacks import PRICE, Post, Purchase, buyer
-from tests.harness import (
+from tests.support import ledgers
+from tests.support.harness import (
     CREATE,
     Dev,
     Json,
@@ -32,7 +32,7 @@ from tests.harness import (
     sign,
     until,
 )
-from tests.operator import dev_anywhere
+from tests.support.operator import dev_anywhere
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: gigs.example\r\n\r\n"
 LARGE = b"POST /healthz HTTP/1.1\r\nHost: gigs.example\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000

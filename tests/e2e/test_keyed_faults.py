@@ -13,15 +13,15 @@ import httpx
 import pytest
 from eth_account import Account
 
-from tests import ledgers
-from tests.crashes import Victim, victim
-from tests.creators import CREATE, START, Creator
 from tests.e2e.attacks import calldata
-from tests.faults import Forward, Reply, RpcProxy, Rule, Then, answers, down, lose_reply, narrow, rpc_proxy
-from tests.harness import USDC, Dev, Json, NotTrue, devnet, gig_terms, served, until
-from tests.operator import Desk
-from tests.tokens import Erc20, deploy
-from x402_gig.settlement.keyed import MAX_DEPOSITS
+from tests.support import ledgers
+from tests.support.crashes import Victim, victim
+from tests.support.creators import CREATE, START, Creator
+from tests.support.faults import Forward, Reply, RpcProxy, Rule, Then, answers, down, lose_reply, narrow, rpc_proxy
+from tests.support.harness import USDC, Dev, Json, NotTrue, devnet, gig_terms, served, until
+from tests.support.operator import Desk
+from tests.support.tokens import Erc20, deploy
+from x402_gig.market.keyed_gigs import MAX_DEPOSITS
 
 SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
 

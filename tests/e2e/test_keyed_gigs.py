@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from tests import ledgers
-from tests.creators import CREATE, START, Creator
-from tests.harness import USDC, Json, devnet, gig_terms, until
-from tests.operator import Shop, operated
-from tests.tokens import Erc20, call_data, deploy
-from x402_gig.settlement.keyed import MAX_DEPOSITS
-from x402_gig.settlement.payouts import LOOKED_AT
+from tests.support import ledgers
+from tests.support.creators import CREATE, START, Creator
+from tests.support.harness import USDC, Json, devnet, gig_terms, until
+from tests.support.operator import Shop, operated
+from tests.support.tokens import Erc20, call_data, deploy
+from x402_gig.market.keyed_gigs import MAX_DEPOSITS
+from x402_gig.treasury.token_transactions import LOOKED_AT
 
 UNAUTHORIZED = {"error": "Invalid API key"}
 

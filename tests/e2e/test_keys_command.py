@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from eth_account import Account
 
-from tests.harness import Chain, Json, devnet, serve_settings
-from tests.operator import Desk, Shop, operated
+from tests.support.harness import Chain, Json, devnet, serve_settings
+from tests.support.operator import Desk, Shop, operated
 
 DAY_S = 24 * 3600
 START = "/api/gigs/start"

@@ -9,10 +9,10 @@ from subprocess import Popen
 
 import pytest
 
-from tests.crowd import Crowd, Order, bought, check_each_is_funded_once, crowd, orders
-from tests.harness import Chain, Dev, gig_terms, payment_header, running, until
-from tests.operator import PRICE
-from tests.servers import Postgres
+from tests.support.crowd import Crowd, Order, bought, check_each_is_funded_once, crowd, orders
+from tests.support.harness import Chain, Dev, gig_terms, payment_header, running, until
+from tests.support.operator import PRICE
+from tests.support.servers import Postgres
 
 # A frozen process may have its turn to write, and keeps it for five seconds.
 STRUCK_OFF_S = 20

@@ -11,9 +11,9 @@ import httpx
 import pytest
 from eth_account import Account
 
-from tests.harness import Chain, gig_terms, until
-from tests.operator import PRICE, Shop, operated
-from tests.servers import Postgres, Redis, redis
+from tests.support.harness import Chain, gig_terms, until
+from tests.support.operator import PRICE, Shop, operated
+from tests.support.servers import Postgres, Redis, redis
 
 TOO_MANY = {"error": "Too many requests", "reason": "rate_limited"}
 NO_GIG = "/api/gigs/1"

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from tests.crashes import victim
-from tests.faults import rpc_proxy
-from tests.harness import USDC, Dev, Json, devnet, gig_terms, payment_header, until
+from tests.support.crashes import victim
+from tests.support.faults import rpc_proxy
+from tests.support.harness import USDC, Dev, Json, devnet, gig_terms, payment_header, until
 
 LIST = "/api/gigs"
 DAY_S = 24 * 60 * 60

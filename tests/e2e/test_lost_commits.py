@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests import ledgers
-from tests.creators import Creator
-from tests.cuts import CommitProxy, commit_proxy
 from tests.e2e.attacks import STRANGER, Answer, Purchase
 from tests.e2e.odd_facilitator import NETWORK, OddFacilitator, reply, settled, transaction_of
-from tests.faults import RpcProxy, rpc_proxy
-from tests.harness import USDC, Chain, Dev, Json, running, serve_settings, until
-from tests.operator import PRICE, Desk
-from tests.servers import Postgres
-from tests.tokens import Erc20
+from tests.support import ledgers
+from tests.support.creators import Creator
+from tests.support.cuts import CommitProxy, commit_proxy
+from tests.support.faults import RpcProxy, rpc_proxy
+from tests.support.harness import USDC, Chain, Dev, Json, running, serve_settings, until
+from tests.support.operator import PRICE, Desk
+from tests.support.servers import Postgres
+from tests.support.tokens import Erc20
 
 GIGS = 3
 BUYERS = 20

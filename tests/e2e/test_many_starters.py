@@ -13,12 +13,12 @@ import httpx
 import pytest
 import redis as redis_client
 
-from tests import servers
-from tests.creators import START, Creator
-from tests.faults import RpcProxy, rpc_proxy, slow
-from tests.harness import USDC, Dev, Json, devnet, running, serve_settings, until
-from tests.operator import Desk
-from tests.tokens import Erc20, deploy
+from tests.support import servers
+from tests.support.creators import START, Creator
+from tests.support.faults import RpcProxy, rpc_proxy, slow
+from tests.support.harness import USDC, Dev, Json, devnet, running, serve_settings, until
+from tests.support.operator import Desk
+from tests.support.tokens import Erc20, deploy
 
 STARTS = 50
 

@@ -12,9 +12,9 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests import faults, ledgers
-from tests.faults import RpcProxy, Rule, rpc_proxy
-from tests.harness import USDC, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
+from tests.support import faults, ledgers
+from tests.support.faults import RpcProxy, Rule, rpc_proxy
+from tests.support.harness import USDC, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
 
 SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
 PRICE = 11_000_000

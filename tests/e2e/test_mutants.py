@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.harness import ROOT, until
+from tests.support.harness import ROOT, until
 
 BROKEN = "abs(self.reward_units)"
 A_TEST = "tests/unit/gigs/test_pricing.py::test_the_commission_comes_on_top"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Dev, devnet, gig_terms, payment_header, running, serve_settings, until
+from tests.support.harness import Dev, devnet, gig_terms, payment_header, running, serve_settings, until
 
 
 def test_a_payment_can_be_followed_in_logs_and_metrics(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

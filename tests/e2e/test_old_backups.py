@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import ledgers
-from tests.crashes import Victim, buyers, victim
-from tests.creators import CREATE, Creator
-from tests.crowd import bought, check_each_is_funded_once, crowd, orders
-from tests.faults import Forward, Reply, RpcProxy, Status, rpc_proxy
-from tests.harness import USDC, Chain, Json, devnet, gig_terms, until
-from tests.operator import PRICE, Desk
-from tests.servers import Postgres
-from tests.tokens import Erc20, deploy
+from tests.support import ledgers
+from tests.support.crashes import Victim, buyers, victim
+from tests.support.creators import CREATE, Creator
+from tests.support.crowd import bought, check_each_is_funded_once, crowd, orders
+from tests.support.faults import Forward, Reply, RpcProxy, Status, rpc_proxy
+from tests.support.harness import USDC, Chain, Json, devnet, gig_terms, until
+from tests.support.operator import PRICE, Desk
+from tests.support.servers import Postgres
+from tests.support.tokens import Erc20, deploy
 
 LONG_AGO = 1_000_000
 Shop = tuple[Victim, RpcProxy, Creator]

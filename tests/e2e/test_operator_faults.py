@@ -9,8 +9,8 @@ import httpx
 import pytest
 from eth_account import Account
 
-from tests import ledgers
-from tests.harness import (
+from tests.support import ledgers
+from tests.support.harness import (
     USDC,
     Chain,
     Dev,

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.harness import Json, devnet, gig_terms, payment_header, until
-from tests.operator import PRICE, Shop, operated, words
+from tests.support.harness import Json, devnet, gig_terms, payment_header, until
+from tests.support.operator import PRICE, Shop, operated, words
 
 
 @pytest.fixture(scope="module")

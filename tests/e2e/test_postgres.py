@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.crowd import Crowd, bought, check_each_is_funded_once, crowd, orders
-from tests.harness import Chain, gig_terms, payment_header, until
-from tests.operator import COMMISSION, PRICE
-from tests.servers import Postgres
-from tests.servers import postgres as a_postgres
-from tests.servers import redis as a_redis
+from tests.support.crowd import Crowd, bought, check_each_is_funded_once, crowd, orders
+from tests.support.harness import Chain, gig_terms, payment_header, until
+from tests.support.operator import COMMISSION, PRICE
+from tests.support.servers import Postgres
+from tests.support.servers import postgres as a_postgres
+from tests.support.servers import redis as a_redis
 
 BUYERS = 60
 MANY = 300

@@ -2,7 +2,7 @@
 
 import time
 
-from tests.harness import (
+from tests.support.harness import (
     Dev,
     decode,
     dev_server,

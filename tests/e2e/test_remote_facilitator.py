@@ -13,10 +13,10 @@ import httpx
 import pytest
 from eth_account import Account
 
-from tests import ledgers
 from tests.e2e.facilitator_service import official_facilitator
 from tests.e2e.odd_facilitator import STRANGER, OddFacilitator, Reply, reply, settled, transaction_of, valid
-from tests.harness import (
+from tests.support import ledgers
+from tests.support.harness import (
     CREATE,
     Chain,
     Dev,
@@ -32,7 +32,7 @@ from tests.harness import (
     served,
     until,
 )
-from x402_gig.app import READ_INTERVAL_S
+from x402_gig.server.wiring import READ_INTERVAL_S
 
 PRICE = 11_000_000
 # The least there is: a buyer is held six seconds longer than that.

@@ -13,11 +13,23 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests import faults, ledgers
 from tests.e2e import attacks
-from tests.faults import rpc_proxy
-from tests.harness import USDC, Chain, Dev, Json, calldata, decode, devnet, gig_terms, payment_header, served, until
-from tests.operator import operated
+from tests.support import faults, ledgers
+from tests.support.faults import rpc_proxy
+from tests.support.harness import (
+    USDC,
+    Chain,
+    Dev,
+    Json,
+    calldata,
+    decode,
+    devnet,
+    gig_terms,
+    payment_header,
+    served,
+    until,
+)
+from tests.support.operator import operated
 
 PRICE, REWARD = 11_000_000, 10_000_000
 # The default.

@@ -12,14 +12,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from tests import ledgers
-from tests.harness import Chain, decode, payment_header, until
-from x402_gig.app import open_server
+from tests.support import ledgers
+from tests.support.harness import Chain, decode, payment_header, until
 from x402_gig.devnet.anvil import DevnetOptions, devnet
 from x402_gig.devnet.run import DEV_COMMISSION, own_seed
 from x402_gig.payments.gate import PaymentGate
 from x402_gig.payments.order import Fulfilled, Order, Purchase
-from x402_gig.serving import bind, listening, url_of
+from x402_gig.server.http import bind, listening, url_of
+from x402_gig.server.wiring import open_server
 from x402_gig.settings import Settings
 
 

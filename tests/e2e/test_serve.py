@@ -12,9 +12,9 @@ import pytest
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
-from tests import faults, ledgers
-from tests.faults import rpc_proxy
-from tests.harness import (
+from tests.support import faults, ledgers
+from tests.support.faults import rpc_proxy
+from tests.support.harness import (
     CREATE,
     USDC,
     Chain,
@@ -31,8 +31,8 @@ from tests.harness import (
     start,
     until,
 )
-from tests.operator import operated
-from x402_gig.chain import batcher
+from tests.support.operator import operated
+from x402_gig.evm import batcher
 
 DEAD_RPC = "http://127.0.0.1:1"
 

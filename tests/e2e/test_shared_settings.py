@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 from eth_account import Account
 
-from tests import ledgers
-from tests.crowd import Crowd, Order, crowd
-from tests.harness import (
+from tests.support import ledgers
+from tests.support.crowd import Crowd, Order, crowd
+from tests.support.harness import (
     USDC,
     Chain,
     Dev,
@@ -30,8 +30,8 @@ from tests.harness import (
     served,
     until,
 )
-from tests.operator import COMMISSION, PRICE, Shop, operated, words
-from tests.servers import Postgres
+from tests.support.operator import COMMISSION, PRICE, Shop, operated, words
+from tests.support.servers import Postgres
 
 OFFER_S = 10
 BUYERS = 6

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import Options, soak
+from tests.soak.soak import Options, soak
 
 # On both databases: only PostgreSQL is behind a connection that loses answers.
 pytestmark = pytest.mark.usefixtures("database")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import ledgers
-from tests.harness import Chain, gig_terms, payment_header
-from tests.operator import PRICE, operated
+from tests.support import ledgers
+from tests.support.harness import Chain, gig_terms, payment_header
+from tests.support.operator import PRICE, operated
 
 
 def old_fingerprint(terms: str) -> str:

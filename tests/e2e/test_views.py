@@ -12,9 +12,9 @@ from subprocess import Popen
 import pytest
 from eth_account import Account
 
-from tests import ledgers
-from tests.faults import Forward, RpcProxy, Rule, rpc_proxy, status
-from tests.harness import (
+from tests.support import ledgers
+from tests.support.faults import Forward, RpcProxy, Rule, rpc_proxy, status
+from tests.support.harness import (
     USDC,
     Chain,
     Dev,
@@ -28,8 +28,8 @@ from tests.harness import (
     serve_settings,
     until,
 )
-from tests.operator import PRICE, REWARD, Desk
-from tests.servers import Postgres
+from tests.support.operator import PRICE, REWARD, Desk
+from tests.support.servers import Postgres
 
 
 @dataclass

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import ledgers
+from tests.support import ledgers
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,8 +9,8 @@ from limits import parse_many
 from pydantic import SecretStr
 
 from x402_gig import settings as settings_module
-from x402_gig.chain.wallets import Wallets
 from x402_gig.errors import CannotStart
+from x402_gig.evm.wallets import Wallets
 from x402_gig.settings import NETWORKS, PREFIX, Rate, Settings, load, parse_rate
 
 Account.enable_unaudited_hdwallet_features()

@@ -15,8 +15,8 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from msgspec import Struct
 
-from x402_gig.chain.rpc import Rpc
 from x402_gig.errors import CannotStart, ChainUnavailable
+from x402_gig.evm.rpc import Rpc
 from x402_gig.settings import NETWORKS, NetworkPreset
 
 FOUNDRY_MNEMONIC = "test test test test test test test test test test test junk"

@@ -12,16 +12,16 @@ from mnemonic import Mnemonic
 from msgspec import Struct, to_builtins
 from rich.console import Console
 
-from x402_gig.app import Server, open_server
-from x402_gig.chain.keccak import keccak, with_checksum
-from x402_gig.chain.rpc import Rpc
-from x402_gig.chain.wallets import Wallets
 from x402_gig.devnet.anvil import Devnet, DevnetOptions, devnet, free_port
-from x402_gig.devnet.gas import give_gas
 from x402_gig.errors import CannotStart
-from x402_gig.serving import bind, listening, url_of
+from x402_gig.evm.devnet_gas import give_gas
+from x402_gig.evm.keccak import keccak, with_checksum
+from x402_gig.evm.rpc import Rpc
+from x402_gig.evm.wallets import Wallets
+from x402_gig.ledger import api_keys
+from x402_gig.server.http import bind, listening, url_of
+from x402_gig.server.wiring import Server, open_server
 from x402_gig.settings import NETWORKS, OFF, NetworkPreset, Settings
-from x402_gig.store import api_keys
 
 # Nobody has its key: in development, commissions are only looked at.
 DEV_COMMISSION = with_checksum("0x" + keccak(b"x402-gig dev commission")[12:].hex())

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from x402_gig.chain import batcher
-from x402_gig.chain.node import Node
+from x402_gig.chainsync.head import Head
 from x402_gig.errors import (
     ChainRefused,
     ChainUnavailable,
@@ -21,17 +20,9 @@ from x402_gig.errors import (
     PaymentConflict,
     Unavailable,
 )
-from x402_gig.logs import PaymentLog
-from x402_gig.payments.checkout import STILL_SETTLING, Known
-from x402_gig.payments.order import Order
-from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
-from x402_gig.payments.payment import Payment, PaymentKey
-from x402_gig.settlement.claims import Claims
-from x402_gig.settlement.head import Head
-from x402_gig.settlement.leases import Leases
-from x402_gig.settlement.relayer import Batch, Relayer
-from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.simulation import (
+from x402_gig.evm import batcher
+from x402_gig.evm.node import Node
+from x402_gig.facilitators.simulation import (
     Again,
     Lane,
     NeedsContractLane,
@@ -43,9 +34,18 @@ from x402_gig.settlement.simulation import (
     simulate,
     transfer_call,
 )
-from x402_gig.store import payments
-from x402_gig.store.engine import AGAIN_S, Connection, Ledger
-from x402_gig.store.payments import Reservation
+from x402_gig.ledger import payments
+from x402_gig.ledger.engine import AGAIN_S, Connection, Ledger
+from x402_gig.ledger.payments import Reservation
+from x402_gig.logs import PaymentLog
+from x402_gig.payments.checkout import STILL_SETTLING, Known
+from x402_gig.payments.order import Order
+from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
+from x402_gig.payments.payment import Payment, PaymentKey
+from x402_gig.relaying.leases import Leases
+from x402_gig.relaying.relayer import Batch, Relayer
+from x402_gig.settlement.late_orders import Claims
+from x402_gig.settlement.settling import Settling
 
 log = logging.getLogger(__name__)
 

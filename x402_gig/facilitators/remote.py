@@ -17,26 +17,20 @@ from eth_utils.address import to_checksum_address
 from pydantic import BaseModel, Field, ValidationError
 from x402.schemas import PaymentPayload, SupportedResponse
 
-from x402_gig.chain.node import Node
-from x402_gig.errors import (
-    CannotStart,
-    ChainUnavailable,
-    FacilitatorUnavailable,
-    GigError,
-    Unavailable,
-)
+from x402_gig.errors import CannotStart, ChainUnavailable, FacilitatorUnavailable, GigError, Unavailable
+from x402_gig.evm.node import Node
+from x402_gig.facilitators.simulation import Lane, NeedsContractLane, NotNow, Passes, Used, lane_of, simulate
+from x402_gig.ledger import payments, remote_payments
+from x402_gig.ledger.engine import Connection, Ledger
+from x402_gig.ledger.payments import Reservation
+from x402_gig.ledger.remote_payments import Failed
 from x402_gig.logs import Hiding, PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING, Known
 from x402_gig.payments.order import Order, Seller
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment, PaymentKey
-from x402_gig.settlement.claims import Claims
+from x402_gig.settlement.late_orders import Claims
 from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.simulation import Lane, NeedsContractLane, NotNow, Passes, Used, lane_of, simulate
-from x402_gig.store import facilitated, payments
-from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.facilitated import Failed
-from x402_gig.store.payments import Reservation
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +190,7 @@ class RemoteFacilitator:
 
     async def resume(self, payment_id: int) -> Outcome:
         """Asks `/settle` again after a plain failure, three times in all; a result that is not clear is waited for."""
-        failed = await self._ledger.read(lambda c: facilitated.find_failed(c, payment_id))
+        failed = await self._ledger.read(lambda c: remote_payments.find_failed(c, payment_id))
         outcome = await self._ask_again(payment_id, failed) if failed is not None else None
         return outcome or await self._settling.wait(payment_id)
 
@@ -212,7 +206,7 @@ class RemoteFacilitator:
             return known.get(payment_id, Unknown(STILL_SETTLING))
         if not failed.may_be_asked:
             return Unknown(GIVEN_UP)
-        if await self._count(facilitated.ask_again, payment_id):
+        if await self._count(remote_payments.ask_again, payment_id):
             self._spawn(self._ask_to_settle(payment_id, failed.wanted.payment))
         return None
 
@@ -224,7 +218,7 @@ class RemoteFacilitator:
 
     async def resend(self, payment_id: int, wanted: Reservation) -> None:
         """Ask `/settle` once more: the deposit is gone from the chain, or the operator said so."""
-        if await self._count(facilitated.take_resend, payment_id):
+        if await self._count(remote_payments.take_resend, payment_id):
             self._spawn(self._ask_to_settle(payment_id, wanted.payment))
 
     async def _count(self, question: Callable[[Connection, int], bool], payment_id: int) -> bool:
@@ -353,7 +347,7 @@ class RemoteFacilitator:
             PaymentLog(log, payment_id).info("the facilitator says %s", (answer.success, *claim))
             if not answer.success and not answer.transaction:
                 # It may still execute it: not a refusal, only nothing to wait for right now.
-                may_be_asked = await self._ledger.write(lambda c: facilitated.note_failure(c, payment_id))
+                may_be_asked = await self._ledger.write(lambda c: remote_payments.note_failure(c, payment_id))
                 self._settling.tell(payment_id, Unknown(FAILED if may_be_asked else GIVEN_UP))
         except GigError as exc:
             PaymentLog(log, payment_id).warning("%s", exc.detail)

@@ -29,7 +29,7 @@ class RuleSet(Struct, frozen=True):
 
 
 class Rules:
-    """The rule sets that count. `settlement.following` keeps them up to date, so that no request reads the ledger."""
+    """The rule sets that count. `market.following` keeps them up to date, so that no request reads the ledger."""
 
     def __init__(self, current: RuleSet) -> None:
         self._current = current

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from x402_gig.chain.node import Node
+from x402_gig.chainsync.watcher import Watcher
 from x402_gig.errors import GigError
+from x402_gig.evm.node import Node
+from x402_gig.ledger import movements, payments, refunds, shared_settings
+from x402_gig.ledger.engine import Connection, Ledger
+from x402_gig.ledger.movements import Movement
+from x402_gig.ledger.payments import OpenPayment, Reservation
+from x402_gig.ledger.refunds import Deposit
 from x402_gig.logs import PaymentLog, Trouble
 from x402_gig.metrics import Metrics
 from x402_gig.payments.outcome import Rejected
-from x402_gig.settlement.claims import NONCE_USED
+from x402_gig.settlement.late_orders import NONCE_USED
 from x402_gig.settlement.settling import Settling
-from x402_gig.settlement.watcher import Watcher
-from x402_gig.store import funding, kept, payments, refunds
-from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.funding import Movement
-from x402_gig.store.payments import OpenPayment, Reservation
-from x402_gig.store.refunds import Deposit
 
 log = logging.getLogger(__name__)
 
@@ -109,17 +109,17 @@ class Reconciler:
         """Give up movements whose deposit never came back, and commissions to an address that was changed."""
         seen = self.watcher.cursor
         has_orphans, has_misdirected = await self.ledger.read(
-            lambda c: (funding.has_orphans(c), funding.has_misdirected(c))
+            lambda c: (movements.has_orphans(c), movements.has_misdirected(c))
         )
         if not has_orphans and not has_misdirected:
             return
         # A reorganisation may bring back a time at which what has expired since can be executed.
         final = await self.node.existing(max(0, seen.number - self.reorg_depth))
         if has_orphans:
-            for move in await self.ledger.write(lambda c: funding.void_orphans(c, final.timestamp)):
+            for move in await self.ledger.write(lambda c: movements.void_orphans(c, final.timestamp)):
                 self._voided(move, "its deposit did not come back")
         if has_misdirected:
-            for move in await self.ledger.write(lambda c: funding.void_misdirected(c, final.timestamp)):
+            for move in await self.ledger.write(lambda c: movements.void_misdirected(c, final.timestamp)):
                 self._voided(move, "the commission address was changed, and the next one carries its payments")
 
     def _voided(self, move: Movement, why: str) -> None:
@@ -139,7 +139,7 @@ class Reconciler:
         limits = {
             "up_to_block": self.watcher.cursor.number - self.reorg_depth,
             "before_s": int(self.clock()) - REFUND_AFTER_S,
-            "minimum": await self.ledger.read(kept.least_price),
+            "minimum": await self.ledger.read(shared_settings.least_price),
         }
         if self.settling.halt or not await self.ledger.read(lambda c: refunds.ripe(c, 1, **limits)):
             return

@@ -7,17 +7,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from x402_gig.chain.eip3009 import TokenTransfer
-from x402_gig.chain.node import Block
 from x402_gig.errors import CommitUnknown, Unavailable
+from x402_gig.evm.eip3009 import TokenTransfer
+from x402_gig.evm.node import Block
+from x402_gig.ledger import chain_state, deposits, journal, keyed_gigs, movements, payments, slots
+from x402_gig.ledger.deposits import Shop
+from x402_gig.ledger.engine import Connection, Ledger
+from x402_gig.ledger.journal import Entry
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import PaymentKey
-from x402_gig.store import binding, deposits, direct, funding, journal, payments, slots
-from x402_gig.store.deposits import Shop
-from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.journal import Entry
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +66,13 @@ class Settling:
         def work(connection: Connection) -> tuple[dict[int, Settled], list[TokenTransfer], dict[int, list[str]]]:
             also(connection)
             deposits.will_change(connection, transfers)
-            moved = funding.awaited(connection, [t.nonce for t in outgoing])
+            moved = movements.awaited(connection, [t.nonce for t in outgoing])
             deposits.record(connection, self._asset, incoming, int(self._clock()))
             settled = deposits.settle(connection, self._shop, [t.nonce for t in incoming if t.nonce])
-            strangers = funding.complete(connection, outgoing)
-            funding.complete_from_gigs(connection, from_gigs)
+            strangers = movements.complete(connection, outgoing)
+            movements.complete_from_gigs(connection, from_gigs)
             for stranger in strangers:
-                binding.halt_funding(connection, _halt_reason(stranger))
+                chain_state.halt_funding(connection, _halt_reason(stranger))
             return settled, strangers, moved
 
         settled, strangers, moved = await self._write(work)
@@ -91,7 +91,7 @@ class Settling:
         def work(connection: Connection) -> tuple[bool, int]:
             replaced = [block for block in blocks if deposits.is_replaced(connection, block.number, block.hash)]
             is_open_again = any([_forget(connection, block) for block in replaced])
-            return is_open_again, binding.doubt(connection) if replaced else binding.doubts(connection)
+            return is_open_again, chain_state.doubt(connection) if replaced else chain_state.doubts(connection)
 
         is_open_again, doubts = await self._write(work)
         if is_open_again:
@@ -107,7 +107,7 @@ class Settling:
 
         def work(connection: Connection) -> tuple[dict[int, Settled], bool]:
             settled = deposits.settle(connection, self._shop, [nonce])
-            is_known = binding.doubts(connection) == doubts
+            is_known = chain_state.doubts(connection) == doubts
             return settled, is_known and payments.reject(connection, payment_id, rejected)
 
         settled, is_rejected = await self._write(work)
@@ -134,7 +134,7 @@ class Settling:
 
     async def learn_halt(self) -> None:
         """Another process may have halted the ledger, or a commit of this one whose answer was lost."""
-        if not self.halt and (reason := await self._ledger.read(binding.funding_halt)):
+        if not self.halt and (reason := await self._ledger.read(chain_state.funding_halt)):
             self._halted(reason)
 
     def _halted(self, reason: str) -> None:
@@ -144,7 +144,7 @@ class Settling:
     def check_selling(self) -> None:
         """Raises Unavailable when a new deposit could not be made or passed on."""
         if self.halt:
-            raise Unavailable(binding.NOT_SELLING)
+            raise Unavailable(chain_state.NOT_SELLING)
         if pause := self.pause():
             raise Unavailable(f"This server cannot sell right now: {pause}")
 
@@ -242,8 +242,8 @@ def _forget(connection: Connection, block: Block) -> bool:
     deposits.recount(connection)
     for payment_id in deposits.forget_block(connection, block.number, block.hash):
         PaymentLog(log, payment_id).warning("a reorganisation took its deposit away")
-    funding.forget_block(connection, block.number, block.hash)
-    direct.forget_block(connection, block.number, block.hash)
+    movements.forget_block(connection, block.number, block.hash)
+    keyed_gigs.forget_block(connection, block.number, block.hash)
     return slots.forget_block(connection, block.number, block.hash)
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.harness import USDC, gig_terms, until
+from tests.support.harness import USDC, gig_terms, until
 from x402_gig.errors import Unavailable
 from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.shop import GigShop

@@ -15,7 +15,6 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from tests.unit.payments.examples import PAYER, SELLER, document, encoded
-from x402_gig.api.errors import HANDLERS
 from x402_gig.errors import BadRequest, ChainUnavailable, GigError, PaymentConflict, ValidationFailed
 from x402_gig.payments import gate
 from x402_gig.payments.checkout import Checkout
@@ -24,6 +23,7 @@ from x402_gig.payments.order import Fulfilled, Order, Purchase
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import Payment
 from x402_gig.payments.wire import receipt_header
+from x402_gig.web.api.errors import HANDLERS
 
 JOKE = "Why did the payment cross the chain?"
 SETTLED = Settled(7, PAYER.lower(), "0x" + "ee" * 32, {"joke": JOKE})

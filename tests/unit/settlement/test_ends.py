@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from tests.unit.ledger.examples import ASSET, END, SHOP, address, reserved, transfer, word
 from tests.unit.payments.examples import INTAKE, NOW
-from tests.unit.store.examples import ASSET, END, SHOP, address, reserved, transfer, word
-from x402_gig.chain.node import Block
-from x402_gig.chain.wallets import Wallets
+from x402_gig.evm.node import Block
+from x402_gig.evm.wallets import Wallets
+from x402_gig.ledger import deposits, movements, payments, slots, tables
+from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.metrics import Metrics
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.reconciler import EXPIRED, Reconciler
 from x402_gig.settlement.settling import Settling
-from x402_gig.store import deposits, funding, payments, slots, tables
-from x402_gig.store.engine import Connection, Ledger
 
 WALLETS = Wallets("test test test test test test test test test test test junk")
 VALID_BEFORE = NOW + 60
@@ -139,7 +139,7 @@ def lose_deposit(db: Connection) -> None:
     deposits.record(db, ASSET, [transfer(1)], NOW)
     deposits.settle(db, SHOP, [word(1)])
     slot = slots.open_slot(db, address(9), "funding", 0)
-    funding.enter_slot(db, slot.slot_id, funding.due(db, funding.REWARD, 1), VALID_BEFORE)
+    movements.enter_slot(db, slot.slot_id, movements.due(db, movements.REWARD, 1), VALID_BEFORE)
     slots.close(db, slot, "reverted", END)
     deposits.forget_block(db, transfer(1).block_number, word(9999))
     assert payments.reject(db, payment_id, EXPIRED)

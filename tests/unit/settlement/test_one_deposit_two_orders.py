@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from tests.unit.ledger.examples import ASSET, ORDER, SHOP, reservation, transfer
 from tests.unit.payments.examples import INTAKE
-from tests.unit.store.examples import ASSET, ORDER, SHOP, reservation, transfer
 from x402_gig.errors import PaymentConflict
+from x402_gig.ledger.engine import Ledger
 from x402_gig.payments.outcome import Outcome, Settled
-from x402_gig.settlement.claims import Claims
+from x402_gig.settlement.late_orders import Claims
 from x402_gig.settlement.settling import Settling
-from x402_gig.store.engine import Ledger
 
 OTHER_TERMS = replace(ORDER, terms={"size": 2})
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select
 
-from tests.cuts import CommitProxy, commit_proxy
-from tests.servers import Postgres
-from tests.unit.payments.examples import INTAKE, NOW
-from tests.unit.store.examples import (
+from tests.support.cuts import CommitProxy, commit_proxy
+from tests.support.servers import Postgres
+from tests.unit.ledger.examples import (
     ASSET,
     REWARD,
     SHOP,
@@ -24,17 +23,18 @@ from tests.unit.store.examples import (
     wallet_of,
     word,
 )
-from x402_gig.chain.eip3009 import TokenTransfer
-from x402_gig.chain.node import Block
+from tests.unit.payments.examples import INTAKE, NOW
 from x402_gig.errors import CommitUnknown, Unavailable
+from x402_gig.evm.eip3009 import TokenTransfer
+from x402_gig.evm.node import Block
 from x402_gig.gigs.records import TokenInfo
+from x402_gig.ledger import chain_state, deposits, keyed_gigs, movements, payments, refunds, slots, tables
+from x402_gig.ledger.chain_state import Binding, Cursor
+from x402_gig.ledger.engine import Connection, Ledger
+from x402_gig.ledger.keyed_gigs import Draft, Fee, Started
+from x402_gig.ledger.slots import End
 from x402_gig.payments.outcome import Outcome, Rejected, Settled
 from x402_gig.settlement.settling import Settling
-from x402_gig.store import binding, deposits, direct, funding, payments, refunds, slots, tables
-from x402_gig.store.binding import Binding, Cursor
-from x402_gig.store.direct import Draft, Fee, Started
-from x402_gig.store.engine import Connection, Ledger
-from x402_gig.store.slots import End
 
 USED = Rejected("invalid_exact_evm_nonce_already_used", "used")
 
@@ -45,8 +45,8 @@ def outcome_after(tmp_path: Path, *, deposited: bool) -> tuple[Outcome, bool]:
     async def main() -> tuple[Outcome, bool]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
         settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
-        funding: list[bool] = []
-        settling.funding_due = lambda: funding.append(True)
+        movements: list[bool] = []
+        settling.funding_due = lambda: movements.append(True)
         if deposited:
             await settling.record([transfer(1)])
         [payment_id] = await ledger.write(lambda c: reserved(c, 1))
@@ -56,7 +56,7 @@ def outcome_after(tmp_path: Path, *, deposited: bool) -> tuple[Outcome, bool]:
             outcome = await waiting
         assert await ledger.read(lambda c: payments.outcomes(c, [payment_id])) == {payment_id: outcome}
         ledger.close()
-        return outcome, bool(funding)
+        return outcome, bool(movements)
 
     return asyncio.run(main())
 
@@ -75,11 +75,11 @@ def test_without_a_deposit_a_used_nonce_is_a_rejection(tmp_path: Path) -> None:
 def test_nobody_is_rejected_while_what_was_undone_is_not_read_again(tmp_path: Path) -> None:
     async def main() -> list[Outcome | None]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
         [payment_id] = await ledger.write(lambda c: reserved(c, 1))
-        before = await ledger.read(binding.doubts)
-        now = await ledger.write(binding.doubt)
+        before = await ledger.read(chain_state.doubts)
+        now = await ledger.write(chain_state.doubt)
         found = list[Outcome | None]()
         for doubts in (before, now):
             await settling.close(payment_id, word(1), USED, doubts)
@@ -93,10 +93,10 @@ def test_nobody_is_rejected_while_what_was_undone_is_not_read_again(tmp_path: Pa
 def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_path: Path) -> None:
     async def main() -> tuple[str, str]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
         await settling.record([transfer(1, payer=INTAKE.lower(), payee=key(5).payer)])
-        kept = await ledger.read(binding.funding_halt)
+        kept = await ledger.read(chain_state.funding_halt)
         ledger.close()
         return settling.halt, kept
 
@@ -107,7 +107,7 @@ def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_pat
 
 def test_a_halt_is_learned_from_the_ledger_though_its_commit_was_lost_or_is_anothers(postgres: Postgres) -> None:
     async def main(ledger: Ledger, proxy: CommitProxy) -> None:
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         settling, other = (Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET) for _ in range(2))
         proxy.cuts("funding_halt")
         with pytest.raises(CommitUnknown):
@@ -127,7 +127,7 @@ def test_a_transfer_of_nothing_in_the_intakes_name_stops_nothing(tmp_path: Path)
 
     async def main() -> tuple[str, str]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
         nothing: dict[str, Any] = {"payer": INTAKE.lower(), "payee": key(5).payer, "value": 0}
         await settling.record([transfer(1, nonce=None, **nothing)])
@@ -160,7 +160,7 @@ def test_whoever_stops_waiting_leaves_a_mark(tmp_path: Path) -> None:
 def test_what_the_intake_pays_to_itself_is_no_deposit(tmp_path: Path) -> None:
     async def main() -> tuple[int, list[refunds.Deposit]]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
         await settling.record([transfer(1, payer=INTAKE.lower())])
         found = await ledger.read(lambda c: (deposits.expected_balance(c, 1000), refunds.unclaimed(c, 10)))
@@ -179,7 +179,7 @@ def test_a_block_that_was_replaced_takes_everything_back_that_was_seen_in_it(tmp
 
     async def main() -> tuple[tuple[object, ...], tuple[object, ...], list[bool]]:
         ledger, reopened = Ledger(f"sqlite:///{tmp_path}/ledger.db"), list[bool]()
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
         settling.slots_reopened = lambda: reopened.append(True)
         await ledger.write(lambda c: reserved(c, 1))
@@ -207,7 +207,7 @@ def test_when_the_answer_to_a_commit_is_lost_all_that_may_follow_it_is_due(postg
         settling.funding_due = lambda: called.append("funding")
         settling.slots_reopened = lambda: called.append("slots")
         block = Block(HEIGHT, word(4242), word(1), NOW, 7, 30_000_000)
-        await ledger.write(lambda c: binding.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
+        await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         await ledger.write(lambda c: reserved(c, 1, 2))
         works: dict[str, Callable[[], Awaitable[object]]] = {
             "INSERT INTO gigs": lambda: settling.record([transfer(1)]),
@@ -278,9 +278,9 @@ def test_a_mark_whose_commit_was_lost_is_set_again_when_the_one_who_took_it_has_
 
 def _reward_in_a_slot(connection: Connection) -> TokenTransfer:
     """What shows that it was paid."""
-    [reward] = funding.due(connection, funding.REWARD, 1)
+    [reward] = movements.due(connection, movements.REWARD, 1)
     slot = slots.open_slot(connection, address(9), slots.FUNDING, 0)
-    funding.enter_slot(connection, slot.slot_id, [reward], NOW)
+    movements.enter_slot(connection, slot.slot_id, [reward], NOW)
     slots.close(connection, slot, "mined", End(**PLACE))
     moved = {"payer": INTAKE.lower(), "payee": reward.payee, "nonce": reward.nonce, "value": REWARD}
     return transfer(2, **moved, **PLACE)
@@ -289,12 +289,12 @@ def _reward_in_a_slot(connection: Connection) -> TokenTransfer:
 def _funded_gig(connection: Connection) -> None:
     connection.execute(insert(tables.api_keys).values(name="A", prefix="gig_1", hash=word(1), created_at=NOW))
     draft = Draft(1, {}, TokenInfo(address(0x0DD), "ODD", 18), 10, 1, NOW, NOW + 60, 41)
-    gig_id, _ = direct.create(connection, wallet_of, draft)
-    gig, fence = direct.find(connection, gig_id), direct.take_turn(connection, gig_id, 0)
+    gig_id, _ = keyed_gigs.create(connection, wallet_of, draft)
+    gig, fence = keyed_gigs.find(connection, gig_id), keyed_gigs.take_turn(connection, gig_id, 0)
     assert gig is not None
     assert fence is not None
     came = transfer(3, nonce=None, payee=gig.wallet, **PLACE)
-    assert direct.go_live(connection, gig, fence, Started([came], 0, NOW, NOW + 60), Fee(address(5), word(5), None))
+    assert keyed_gigs.go_live(connection, gig, fence, Started([came], 0, NOW, NOW + 60), Fee(address(5), word(5), None))
 
 
 def _states(connection: Connection) -> tuple[object, ...]:
@@ -304,4 +304,4 @@ def _states(connection: Connection) -> tuple[object, ...]:
     ]
     is_funded = select(tables.gigs.c.is_funded).where(tables.gigs.c.key_id == 1)
     found = [connection.execute(query).scalar_one() for query in (*states, is_funded)]
-    return *found, binding.doubts(connection)
+    return *found, chain_state.doubts(connection)

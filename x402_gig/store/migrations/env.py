@@ -1,9 +1,0 @@
-"""Alembic's entry point: migrations run on the connection that `store.schema.migrate` opened."""
-
-from alembic import context
-
-from x402_gig.store.tables import metadata
-
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
-with context.begin_transaction():
-    context.run_migrations()
