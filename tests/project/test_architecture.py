@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def lint_imports(folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -24,10 +24,10 @@ def test_imports_follow_the_rules() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "rule"),
     [
-        ("gigs/terms.py", "import web3", "Only chain speaks to a node"),
-        ("relaying/relayer.py", "from web3 import Web3", "Only chain speaks to a node"),
-        ("settlement/late_orders.py", "import sqlalchemy", "Only store speaks to a database"),
-        ("app.py", "from alembic import command", "Only store speaks to a database"),
+        ("gigs/terms.py", "import web3", "Only evm speaks to a node"),
+        ("relaying/relayer.py", "from web3 import Web3", "Only evm speaks to a node"),
+        ("settlement/late_orders.py", "import sqlalchemy", "Only ledger speaks to a database"),
+        ("server/wiring.py", "from alembic import command", "Only ledger speaks to a database"),
         ("payments/checkout.py", "import starlette", "stay at the edge"),
         ("errors.py", "import x402_gig.payments.outcome", "point down"),
         ("payments/checks.py", "import x402_gig.gigs.terms", "point down"),

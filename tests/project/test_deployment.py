@@ -9,7 +9,7 @@ import yaml
 from x402_gig.server.http import GRACE_S
 from x402_gig.settings import PREFIX, Settings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 NGINX = (ROOT / "nginx.conf").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LANGUAGE = "Programming Language :: Python :: "
 PYTHONS = [name.removeprefix(LANGUAGE) for name in PROJECT["classifiers"] if name.startswith(LANGUAGE)]

@@ -407,6 +407,3 @@ def main() -> None:
         print(f"the ledger and the log are in {folder}")
     sys.exit(0 if report.is_good else 1)
 
-
-if __name__ == "__main__":
-    main()

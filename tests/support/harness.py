@@ -29,7 +29,7 @@ from x402_gig.devnet import anvil
 
 Account.enable_unaudited_hdwallet_features()
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 USDC = "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"
 CREATE = "/api/gigs/create/x402"
 START_TIMEOUT_S = 60

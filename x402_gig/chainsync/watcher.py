@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from x402_gig.chainsync.head import Head
 from x402_gig.errors import ChainRefused, GigError
@@ -15,7 +16,6 @@ from x402_gig.ledger import chain_state, deposits
 from x402_gig.ledger.chain_state import Cursor
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.logs import Trouble
-from x402_gig.settlement.settling import Settling
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,15 @@ RANGE = 500
 # From here on, new blocks are read together.
 SEVERAL = 2
 LAST_BLOCK = 2**62
+
+
+class Recorder(Protocol):
+    """Writes down what blocks prove, and undoes what replaced blocks proved: `settlement.settling`."""
+
+    async def record(self, transfers: Sequence[TokenTransfer]) -> object: ...
+
+    async def forget(self, blocks: Sequence[Block]) -> int:
+        """Undo every row recorded from a block that one of `blocks` has replaced; the new `ledger.doubts`."""
 
 
 class Watcher:
@@ -43,7 +52,7 @@ class Watcher:
         node: Node,
         head: Head,
         ledger: Ledger,
-        settling: Settling,
+        recorder: Recorder,
         *,
         intake: str,
         confirmations: int,
@@ -53,7 +62,7 @@ class Watcher:
         self._node = node
         self._head = head
         self._ledger = ledger
-        self._settling = settling
+        self._recorder = recorder
         self._intake = intake
         self._behind = confirmations - 1
         self._pause_s = pause_s
@@ -189,7 +198,7 @@ class Watcher:
 
     async def _forget(self, blocks: Sequence[Block]) -> None:
         before = self.doubts
-        doubts = await self._settling.forget(blocks)
+        doubts = await self._recorder.forget(blocks)
         if doubts == before + 1:  # our own; another server's are not known here
             self.doubts = doubts
 
@@ -262,7 +271,7 @@ class Watcher:
     async def _record(self, transfers: Sequence[TokenTransfer]) -> None:
         """Most are our own, and written down by their receipts."""
         if new := await self._ledger.read(lambda c: deposits.unrecorded(c, transfers)):
-            await self._settling.record(new)
+            await self._recorder.record(new)
 
     async def _adds_up(self, block: Block) -> bool:
         """Does the intake hold what the ledger says? A node may answer for blocks that it does not have."""

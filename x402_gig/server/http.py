@@ -27,7 +27,7 @@ BACKLOG = 2048
 # Objects made before garbage is looked for. Hardly any of ours refer to each other in circles, and at Python's 700 a
 # busy server spends 8 % of its time on looking.
 GARBAGE = 10_000
-PROTOCOL = f"{Connection.__module__}:{Connection.__qualname__}"
+PROTOCOL = "x402_gig.serving:Connection"
 CLOSING = JSONResponse({"error": "An upgrade is not possible", "reason": "bad_request"}, 400, {"Connection": "close"})
 
 
@@ -104,7 +104,7 @@ async def serve(load: Callable[[], Settings]) -> None:
 
 
 def app() -> ASGIApp:
-    """For workers: `uvicorn x402_gig.server.http:app --factory --http x402_gig.web.connection:Connection --workers 3`."""
+    """The application of one worker among several: see `x402_gig.serving`."""
     gc.set_threshold(GARBAGE)
     raise_descriptors()
     logs.configure(logging.INFO, as_json=True)

@@ -1,4 +1,4 @@
-"""A node's answers, right and wrong; the real ones are in tests/chain."""
+"""A node's answers, right and wrong; the real ones are in tests/evm."""
 
 import asyncio
 from typing import Any

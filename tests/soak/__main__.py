@@ -1,0 +1,5 @@
+"""`scripts/soak`."""
+
+from tests.soak.soak import main
+
+main()
