@@ -9,6 +9,7 @@ from statistics import median
 
 from x402_gig.ledger import shared_settings
 from x402_gig.ledger.engine import Ledger
+from x402_gig.server.lifecycle import close, prepare
 from x402_gig.server.wiring import build
 from x402_gig.settings import load
 from x402_gig.settlement.reconciler import Reconciler
@@ -21,10 +22,10 @@ async def measure() -> float:
     ledger = Ledger(settings.database_url.get_secret_value())
     server = build(settings.agreed(await ledger.read(shared_settings.settings)), ledger)
     try:
-        await server.prepare()
+        await prepare(server)
         return 1000 * median([await _round(server.reconciler) for _ in range(ROUNDS)])
     finally:
-        await server.close()
+        await close(server)
         ledger.close()
 
 

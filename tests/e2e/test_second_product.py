@@ -19,7 +19,7 @@ from x402_gig.devnet.run import DEV_COMMISSION, own_seed
 from x402_gig.payments.gate import PaymentGate
 from x402_gig.payments.order import Fulfilled, Order, Purchase
 from x402_gig.server.http import bind, listening, url_of
-from x402_gig.server.wiring import open_server
+from x402_gig.server.lifecycle import open_server
 from x402_gig.settings import Settings
 
 

@@ -406,4 +406,3 @@ def main() -> None:
     else:
         print(f"the ledger and the log are in {folder}")
     sys.exit(0 if report.is_good else 1)
-

@@ -20,7 +20,8 @@ from x402_gig.evm.rpc import Rpc
 from x402_gig.evm.wallets import Wallets
 from x402_gig.ledger import api_keys
 from x402_gig.server.http import bind, listening, url_of
-from x402_gig.server.wiring import Server, open_server
+from x402_gig.server.lifecycle import open_server
+from x402_gig.server.wiring import Server
 from x402_gig.settings import NETWORKS, OFF, NetworkPreset, Settings
 
 # Nobody has its key: in development, commissions are only looked at.

@@ -46,6 +46,7 @@ from x402_gig.relaying.leases import Leases
 from x402_gig.relaying.relayer import Batch, Relayer
 from x402_gig.settlement.late_orders import Claims
 from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class LocalFacilitator:
     """`payments.checkout.Facilitator`, and the dispatcher's queue of deposits."""
 
     def __init__(
-        self, node: Node, ledger: Ledger, settling: Settling, claims: Claims, head: Head, leases: Leases
+        self, node: Node, ledger: Ledger, settling: Settling, claims: Claims, work: Work, head: Head, leases: Leases
     ) -> None:
         self._node = node
         self._leases = leases
@@ -116,12 +117,18 @@ class LocalFacilitator:
         self._ledger = ledger
         self._settling = settling
         self._claims = claims
+        self._to_do = work
         self._items: dict[Identity, Item] = {}
         self._queues: dict[Lane, deque[Item]] = {lane: deque() for lane in Lane}
         self._tasks: set[asyncio.Task[None]] = set()
         self._largest = batcher.MAX_BATCH
         self._batch_size = 0
-        self.wake: Callable[[], None] = lambda: None
+
+    async def prepare(self) -> None:
+        """Nothing: a start looks at the chain and the relayers anyway."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
         self._settling.check_selling()
@@ -182,7 +189,7 @@ class LocalFacilitator:
     def _enqueue(self, item: Item) -> None:
         item.queued_at = time.monotonic()
         self._queues[item.lane].append(item)
-        self.wake()
+        self._to_do.has_come()
 
     async def _wait(self, item: Item) -> Outcome:
         item.waiters += 1
@@ -221,7 +228,7 @@ class LocalFacilitator:
         until = min(newest + block_s * NO_MORE_COME, oldest + block_s * GATHERING)
         if now >= until:
             return False
-        asyncio.get_running_loop().call_later(until - now, self.wake)
+        asyncio.get_running_loop().call_later(until - now, self._to_do.has_come)
         return True
 
     async def run(self, relayer: Relayer) -> None:

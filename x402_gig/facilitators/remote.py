@@ -175,6 +175,13 @@ class RemoteFacilitator:
         self._running: dict[tuple[PaymentKey, bytes, str], asyncio.Task[Written]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    async def prepare(self) -> None:
+        """Raises CannotStart when it cannot settle on the seller's network, and Unavailable."""
+        await self._client.check_support(self._seller.network.caip2)
+
+    async def close(self) -> None:
+        await self._client.close()
+
     async def settle(self, key: PaymentKey, payment: Payment, order: Order) -> Outcome:
         self._settling.check_selling()
         # Requests that differ in signature or terms run on their own: the ledger decides between them.

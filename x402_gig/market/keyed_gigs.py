@@ -28,6 +28,7 @@ from x402_gig.ledger import debts, keyed_gigs, movements, shared_settings
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.ledger.keyed_gigs import Draft, Fee, Started
 from x402_gig.market.turns import LEASE_S, Turns
+from x402_gig.settlement.work import Work
 from x402_gig.treasury.executed import find_executed
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ RECHECKED = 20
 
 @dataclass
 class KeyedGigs:
-    """`funding_due` is called when a commission can leave a gig's wallet; `halt` says why nothing may move at all."""
+    """`work` is told when a commission can leave a gig's wallet; `halt` says why nothing may move at all."""
 
     shop: GigShop
     ledger: Ledger
@@ -55,7 +56,7 @@ class KeyedGigs:
     turns: Turns
     confirmations: int
     reorg_depth: int
-    funding_due: Callable[[], None]
+    work: Work
     halt: Callable[[], str]
     # The last suspended gig that was looked at.
     _rechecked: int = field(default=0, init=False)
@@ -197,7 +198,7 @@ class KeyedGigs:
 
     async def _follow_up(self, gig_id: int, deposits: Sequence[TokenTransfer], seen: Block) -> None:
         """Its commission can leave, unless its funding was replaced before these deposits were written down."""
-        self.funding_due()
+        self.work.funding_due()
         if not await self._is_confirmed(deposits, seen):
             await self.ledger.write(lambda c: keyed_gigs.doubt(c, gig_id))
 

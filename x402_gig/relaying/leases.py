@@ -26,15 +26,14 @@ NOTHING = Standing(0, {}, 0, 0)
 class Leases:
     """What this process holds, as it was told at the last renewal. What counts is `check`, in the transaction.
 
-    `relayers` are those of the whole ledger. `out_of_gas` is kept by whoever sends. `renewed` is called after each
-    renewal. While it `is_blind`, this process leaves everything to the other processes.
+    `relayers` are those of the whole ledger. `out_of_gas` is kept by the dispatcher. While it `is_blind`, this process
+    leaves everything to the other processes.
     """
 
     ledger: Ledger
     relayers: Sequence[str]
-    out_of_gas: set[str] = field(default_factory=set)
-    renewed: Callable[[], Awaitable[None]] | None = None
     is_blind: Callable[[], bool] = lambda: False
+    out_of_gas: set[str] = field(default_factory=set)
     _standing: Standing = field(default=NOTHING, init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -98,24 +97,23 @@ class Leases:
         """Wait until leases have come or gone."""
         await self._changed.wait()
 
-    async def run(self) -> None:
-        """Renew until cancelled; where no other process can be there is nothing to renew."""
+    async def run(self, renewed: Callable[[], Awaitable[None]]) -> None:
+        """Renew until cancelled, and call `renewed` each time; alone on its ledger, a process has nothing to renew."""
         trouble = Trouble(log, "leases")
         while not self.ledger.is_alone:
             await asyncio.sleep(RENEW_S)
             try:
-                await self._renew_or_leave()
+                await self._renew_or_leave(renewed)
                 trouble.is_now("")
             except Unavailable as exc:
                 trouble.is_now(exc.detail)
 
-    async def _renew_or_leave(self) -> None:
+    async def _renew_or_leave(self, renewed: Callable[[], Awaitable[None]]) -> None:
         if self.is_blind() and self.processes > 1:
             await self._leave()
             return
         await self.renew()
-        if self.renewed is not None:
-            await self.renewed()
+        await renewed()
 
     async def renew(self) -> None:
         """Raises Unavailable."""

@@ -16,7 +16,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from x402_gig import logs, settings
 from x402_gig.errors import CannotStart
-from x402_gig.server.wiring import open_server
+from x402_gig.server.lifecycle import open_server
 from x402_gig.settings import KEEP_ALIVE_S, Settings
 from x402_gig.web.connection import Connection, raise_descriptors
 

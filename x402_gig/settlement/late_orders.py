@@ -15,7 +15,7 @@ from x402_gig.ledger.payments import Reservation
 from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Unknown
-from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ NONCE_USED = Rejected(
 class Claims:
     """Gives a deposit that came without its order to the order that turns up later."""
 
-    def __init__(self, node: Node, ledger: Ledger, shop: Shop, settling: Settling, watcher: Watcher) -> None:
+    def __init__(self, node: Node, ledger: Ledger, shop: Shop, watcher: Watcher, work: Work) -> None:
         self._node = node
         self._ledger = ledger
         self._shop = shop
-        self._settling = settling
         self._watcher = watcher
+        self._work = work
 
     async def claim(self, wanted: Reservation, seen_in_block: int) -> Outcome:
         """Settled when the deposit is there, Rejected when the nonce went to something else, else Unknown.
@@ -50,7 +50,7 @@ class Claims:
             # The nonce is used, and perhaps for this.
             return Unknown(STILL_SETTLING)
         if not isinstance(outcome, Rejected):
-            self._settling.funding_due()
+            self._work.funding_due()
         return outcome
 
 

@@ -20,6 +20,7 @@ from x402_gig.metrics import Metrics
 from x402_gig.payments.outcome import Rejected
 from x402_gig.settlement.late_orders import NONCE_USED
 from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Reconciler:
     watcher: Watcher
     resender: Resender
     refund_nonce: Callable[..., str]
-    funding_due: Callable[[], None]
+    work: Work
     clock: Callable[[], float]
     reorg_depth: int
     metrics: Metrics
@@ -125,7 +126,7 @@ class Reconciler:
     def _voided(self, move: Movement, why: str) -> None:
         self.metrics.acted("voided")
         log.warning("%s %d is void: %s", move.kind, move.subject, why)
-        self.funding_due()  # the next commission waited for this one
+        self.work.funding_due()  # the next commission waited for this one
 
     async def refund(self) -> None:
         """Pay back deposits that are final and that nobody claimed in two hours, and what a command wrote down."""
@@ -133,7 +134,7 @@ class Reconciler:
         newest = await self.ledger.read(refunds.newest_due)
         if newest > self._newest_refund:
             self._newest_refund = newest
-            self.funding_due()
+            self.work.funding_due()
 
     async def _write_ripe(self) -> None:
         limits = {

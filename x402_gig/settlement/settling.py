@@ -18,6 +18,7 @@ from x402_gig.logs import PaymentLog
 from x402_gig.payments.checkout import STILL_SETTLING
 from x402_gig.payments.outcome import Outcome, Rejected, Settled, Unknown
 from x402_gig.payments.payment import PaymentKey
+from x402_gig.settlement.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -28,29 +29,26 @@ class Settling:
     """Writes evidence down, delivers what it pays for, and tells those who wait.
 
     It does not matter where a transfer was seen (a receipt, a block) or who sent it: recording it twice changes
-    nothing. `funding_due` is set when there may be money to move on.
+    nothing. `work` is told when there may be money to move on.
     """
 
     def __init__(
-        self, ledger: Ledger, shop: Shop, *, intake: str, asset: str, clock: Callable[[], float] = time.time
+        self, ledger: Ledger, shop: Shop, work: Work, *, intake: str, asset: str, clock: Callable[[], float] = time.time
     ) -> None:
         self._ledger = ledger
         self._shop = shop
+        self._work = work
         self._intake = intake
         self._asset = asset
         self._clock = clock
         # Why nothing new is sold and nothing of ours is signed; see `binding.halt_funding`.
         self.halt = ""
-        # Why nothing new is sold for the moment; empty when it is.
-        self.pause: Callable[[], str] = lambda: ""
         self._waiting: dict[int, list[asyncio.Future[Outcome]]] = defaultdict(list)
         # Payments that nobody waits for, by id, or by key while they may be in the ledger; until they are marked.
         self.left: set[int | PaymentKey] = set()
         self._marking = asyncio.Lock()
         # Those whose marks were written while the answer to the commit is not here, and one of the entries that tell.
         self._in_doubt: tuple[frozenset[int | PaymentKey], Entry | None] = (frozenset(), None)
-        self.funding_due: Callable[[], None] = lambda: None
-        self.slots_reopened: Callable[[], None] = lambda: None
 
     async def record(
         self, transfers: Iterable[TokenTransfer], also: Callable[[Connection], None] = lambda _: None
@@ -82,7 +80,7 @@ class Settling:
         for payment_id, kinds in moved.items():
             PaymentLog(log, payment_id).info("moved on: its %s", " and ".join(kinds))
         if outgoing:
-            self.funding_due()  # what a commission waited for may be on chain
+            self._work.funding_due()  # what a commission waited for may be on chain
         return settled
 
     async def forget(self, blocks: Sequence[Block]) -> int:
@@ -95,7 +93,7 @@ class Settling:
 
         is_open_again, doubts = await self._write(work)
         if is_open_again:
-            self.slots_reopened()
+            self._work.slots_reopened()
         return doubts
 
     async def close(self, payment_id: int, nonce: str, rejected: Rejected, doubts: int) -> None:
@@ -121,8 +119,8 @@ class Settling:
         try:
             return await self._ledger.write(work)
         except CommitUnknown:
-            self.funding_due()
-            self.slots_reopened()
+            self._work.funding_due()
+            self._work.slots_reopened()
             raise
 
     def _announce(self, settled: dict[int, Settled]) -> None:
@@ -130,7 +128,7 @@ class Settling:
             PaymentLog(log, payment_id).info("settled in %s", outcome.transaction)
             self.tell(payment_id, outcome)
         if settled:
-            self.funding_due()
+            self._work.funding_due()
 
     async def learn_halt(self) -> None:
         """Another process may have halted the ledger, or a commit of this one whose answer was lost."""
@@ -145,8 +143,8 @@ class Settling:
         """Raises Unavailable when a new deposit could not be made or passed on."""
         if self.halt:
             raise Unavailable(chain_state.NOT_SELLING)
-        if pause := self.pause():
-            raise Unavailable(f"This server cannot sell right now: {pause}")
+        if self._work.is_out_of_gas:
+            raise Unavailable("This server cannot sell right now: its relayers are out of gas")
 
     def expect(self, payment_id: int, future: "asyncio.Future[Outcome]") -> None:
         """Resolve `future` with the payment's outcome when there is one."""

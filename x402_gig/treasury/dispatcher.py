@@ -13,6 +13,7 @@ from x402_gig.errors import GigError, Unavailable
 from x402_gig.logs import Trouble
 from x402_gig.relaying.leases import Leases
 from x402_gig.relaying.relayer import Relayer
+from x402_gig.settlement.work import Work
 from x402_gig.treasury.funding import Funding
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,7 @@ Job = Callable[[Relayer], Awaitable[None]]
 
 
 class Queue(Protocol):
-    """What waits for a relayer: buyers' payments, wallets without gas. It calls `wake` when something does."""
-
-    wake: Callable[[], None]
+    """What waits for a relayer: buyers' payments, wallets without gas. It notes in `Work` when something does."""
 
     def waits(self) -> bool: ...
     def gathers(self) -> bool:
@@ -49,28 +48,18 @@ class Queue(Protocol):
 
 
 class Dispatcher:
-    """One worker for each relayer. `wake` tells them that something may have come up; the first queue goes first."""
+    """One worker for each relayer. `work` tells them that something may have come up; the first queue goes first."""
 
-    def __init__(self, relayers: Sequence[Relayer], leases: Leases, queues: Sequence[Queue], funding: Funding) -> None:
+    def __init__(
+        self, relayers: Sequence[Relayer], leases: Leases, queues: Sequence[Queue], funding: Funding, work: Work
+    ) -> None:
         self._relayers = relayers
         self._leases = leases
         self._queues = queues
         self._funding = funding
-        self._work = asyncio.Event()
-        # Counts reorganisations: after each, every relayer looks for slots that are open again.
-        self._round = 0
+        self._work = work
         # When each relayer's slots in the ledger are looked at again, by its address (`time.monotonic()`).
         self._look_at: dict[str, float] = {}
-        # No relayer of the ledger can pay for gas.
-        self.is_out_of_gas = False
-
-    def wake(self) -> None:
-        self._work.set()
-
-    def start_again(self) -> None:
-        """Slots that were closed are open again: they come first."""
-        self._round += 1
-        self.wake()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -88,11 +77,11 @@ class Dispatcher:
                 await self._leases.changed()
                 continue
             try:
-                if started != (now := (fence, self._round)):
+                if started != (now := (fence, self._work.reopenings)):
                     await relayer.start()
                     started = now
                     # What a left-over slot carried in vain is due again.
-                    self._funding.due()
+                    self._work.note_funding()
                 if self._leases.has_too_many:
                     await self._leases.give_up(address)
                 else:
@@ -129,7 +118,7 @@ class Dispatcher:
         if now < self._look_at.get(address, 0):
             return
         if await relayer.finish_left_overs():
-            self._funding.due()
+            self._work.note_funding()
         self._look_at[address] = now + LOOK_S
 
     def _next_job(self) -> Job | None:
@@ -139,19 +128,15 @@ class Dispatcher:
         return next((queue.run for queue in waiting if not queue.gathers()), None)
 
     async def _idle(self) -> None:
-        self._work.clear()
-        try:
-            async with asyncio.timeout(IDLE_S):
-                await self._work.wait()
-        except TimeoutError:
-            pass
+        self._work.begin_waiting()
+        await self._work.wait(IDLE_S)
 
     async def _leave_to_others(self) -> None:
         """Without a relayer here that can pay, another process sends what waits; when none can, it is refused."""
         while True:
             try:
-                self.is_out_of_gas = not self._leases.can_send and await self._is_nobody_able_to_pay()
-                if self.is_out_of_gas:
+                self._work.is_out_of_gas = not self._leases.can_send and await self._is_nobody_able_to_pay()
+                if self._work.is_out_of_gas:
                     for queue in self._queues:
                         queue.refuse()
                 elif (left_behind := self._left_behind()) is not None:

@@ -26,6 +26,7 @@ from x402_gig.ledger.movements import COMMISSION, FEE, REFUND, REWARD, SURPLUS, 
 from x402_gig.payments.payment import Authorization
 from x402_gig.relaying.leases import FUNDING, Leases
 from x402_gig.relaying.relayer import Batch, Relayer
+from x402_gig.settlement.work import Work
 from x402_gig.treasury.executed import find_executed
 
 log = logging.getLogger(__name__)
@@ -72,11 +73,11 @@ class Funding:
     node: Node
     wallets: Wallets
     leases: Leases
+    work: Work
     clock: Callable[[], float] = time.time
     at_once: int = 1
     _obstacle: str = field(default="", init=False)
     _held: dict[int, Hold] = field(default_factory=dict, init=False)
-    _due_since: float | None = field(default=0.0, init=False)
     _under_way: int = field(default=0, init=False)
     _not_before: float = field(default=0.0, init=False)
     _pause_s: int = field(default=1, init=False)
@@ -88,11 +89,6 @@ class Funding:
             return ""
         return self._obstacle or "; ".join(str(hold) for hold in list(self._held.values())[:3])
 
-    def due(self) -> None:
-        """There may be money to move."""
-        if self._due_since is None:
-            self._due_since = time.monotonic()
-
     async def look(self) -> None:
         """Has another process written down what is to be moved on, or this one without being told?"""
         if self.leases.fence(FUNDING) is None:
@@ -101,17 +97,17 @@ class Funding:
         pulse = await self.ledger.read(movements.pulse)
         if pulse != self._pulse:
             self._pulse = pulse
-            self.due()
+            self.work.note_funding()
 
     def is_wanted(self, others_wait: bool) -> bool:
         """Others go first, but for ten seconds only."""
         now = time.monotonic()
         if any(hold.until <= now for hold in self._held.values()):
-            self.due()
+            self.work.note_funding()
         is_free = self._under_way < self.at_once and now >= self._not_before
-        if not is_free or self._due_since is None or self.leases.fence(FUNDING) is None:
+        if not is_free or self.work.funding_since is None or self.leases.fence(FUNDING) is None:
             return False
-        return not others_wait or now - self._due_since > PATIENCE_S
+        return not others_wait or now - self.work.funding_since > PATIENCE_S
 
     @property
     def has_others(self) -> bool:
@@ -122,11 +118,11 @@ class Funding:
         """Send one batch; what is refused is held back for a while."""
         self._under_way += 1
         # Work that comes up from here on makes it due again; what does not fit this batch has waited since then.
-        waiting_since, self._due_since = self._due_since, None
+        waiting_since, self.work.funding_since = self.work.funding_since, None
         try:
             obstacle = await self._send_batch(relayer, waiting_since)
         except BaseException:  # also when cancelled: what was not sent is still due
-            self.due()
+            self.work.note_funding()
             raise
         finally:
             self._under_way -= 1
@@ -139,7 +135,7 @@ class Funding:
 
     def _wait_a_while(self) -> None:
         """At first for a second only: a reorganisation or a node that is behind may be all there is to it."""
-        self.due()
+        self.work.note_funding()
         self._not_before = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, BACKOFF_S)
 
@@ -162,13 +158,13 @@ class Funding:
         await self._hold_back_short(plan.short)
         if slot is None:
             if plan.is_early or plan.is_put_off:
-                self.due()
+                self.work.note_funding()
                 self._not_before = time.monotonic() + PACE_S
             return plan.obstacle
         if plan.is_full:
-            self._due_since = waiting_since
+            self.work.funding_since = waiting_since
         receipt = await relayer.finish(slot)
-        self.due()
+        self.work.note_funding()
         if not plan.is_full:
             self._not_before = time.monotonic() + PACE_S
         await self._look_after(relayer, plan, receipt)

@@ -24,6 +24,7 @@ from x402_gig.ledger.movements import Movement
 from x402_gig.logs import Trouble
 from x402_gig.relaying.leases import FUNDING, Leases
 from x402_gig.relaying.relayer import EMPTY_GAS, Batch, Relayer
+from x402_gig.settlement.work import Work
 from x402_gig.treasury.funding import BACKOFF_S, MAX_BACKOFF_S, Hold
 from x402_gig.treasury.gig_wallet import PUBLISHING_FEE, GigWallet, Short
 
@@ -52,7 +53,7 @@ class TopUp:
 
 
 @dataclass
-class Work:
+class WalletWork:
     """What is done about one gig's wallet, since when, and whether it is being done at this moment."""
 
     agent: GigWallet
@@ -85,14 +86,12 @@ class Payouts:
     node: Node
     wallets: Wallets
     leases: Leases
+    work: Work
     agent_of: Callable[..., GigWallet]
     _held: dict[int, Hold] = field(default_factory=dict, init=False)
     # By gig.
-    _work: dict[int, Work] = field(default_factory=dict, init=False)
+    _work: dict[int, WalletWork] = field(default_factory=dict, init=False)
     _waiting: deque[TopUp] = field(default_factory=deque, init=False)
-
-    def __post_init__(self) -> None:
-        self.wake: Callable[[], None] = lambda: None
 
     @property
     def problem(self) -> str:
@@ -165,7 +164,7 @@ class Payouts:
         for gig_id, move in wanted.items():
             if gig_id not in self._work:
                 wallet = self.wallets.gig_wallet(gig_id)
-                self._work[gig_id] = Work(self.agent_of(wallet, gig_id=gig_id, provide_gas=self._provide_gas))
+                self._work[gig_id] = WalletWork(self.agent_of(wallet, gig_id=gig_id, provide_gas=self._provide_gas))
             self._work[gig_id].is_running = True
             group.create_task(self._serve(self._work[gig_id], move), name=f"payout of gig {gig_id}")
 
@@ -175,7 +174,7 @@ class Payouts:
             due = {move.movement_id for move in await self.ledger.read(lambda c: movements.still_due(c, moves))}
             self._held = {movement_id: hold for movement_id, hold in self._held.items() if movement_id in due}
 
-    async def _serve(self, work: Work, move: Movement | None) -> None:
+    async def _serve(self, work: WalletWork, move: Movement | None) -> None:
         gig_id = work.agent.gig_id
         try:
             await work.agent.start()
@@ -261,7 +260,7 @@ class Payouts:
             return
         top_up = TopUp(move, agent.wallet, wei, asyncio.get_running_loop().create_future())
         self._waiting.append(top_up)
-        self.wake()
+        self.work.has_come()
         await top_up.done
         if await self.node.native_balance(agent.wallet.address) < wei:
             raise Unavailable(f"the wallet {agent.wallet.address} did not get its gas yet")

@@ -20,6 +20,7 @@ from x402_gig.ledger import chain_state, payments
 from x402_gig.ledger.chain_state import Binding, Cursor
 from x402_gig.ledger.engine import Ledger
 from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.work import Work
 
 HEIGHT = transfer(1).block_number
 
@@ -214,7 +215,7 @@ async def watching(chain: object, folder: Path) -> AsyncIterator[tuple[Watcher, 
     ledger = Ledger(f"sqlite:///{folder}/ledger.db")
     start = Cursor(HEIGHT - 1, word(1))
     await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), start, 0))
-    settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+    settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
     options: dict[str, Any] = {"intake": INTAKE.lower(), "confirmations": 1, "reorg_depth": 1, "pause_s": 2}
     head = Head(cast(Any, chain), ChainClock())
     yield Watcher(cast(Any, chain), head, ledger, settling, **options), head, ledger, settling

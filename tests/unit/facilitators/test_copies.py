@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tests.unit.ledger.examples import ORDER, reservation
 from x402_gig.facilitators.local import Item, LocalFacilitator
 from x402_gig.ledger.payments import Reservation
+from x402_gig.settlement.work import Work
 
 GENUINE = reservation(1)
 FORGED = replace(GENUINE, payment=replace(GENUINE.payment, signature=b"forged"))
@@ -19,7 +20,7 @@ def items(*wanted: Reservation) -> list[Item]:
     async def ask() -> list[Item]:
         anything: Any = None
         node: Any = SimpleNamespace(recovers=lambda *_: True)
-        facilitator = LocalFacilitator(node, anything, anything, anything, anything, anything)
+        facilitator = LocalFacilitator(node, anything, anything, anything, Work(), anything, anything)
         return [facilitator._item(each.key, each.payment, each.order) for each in wanted]
 
     return asyncio.run(ask())

@@ -11,6 +11,7 @@ from tests.unit.ledger.examples import reservation
 from x402_gig.evm import batcher
 from x402_gig.facilitators.local import BATCH_GAS, Item, LocalFacilitator
 from x402_gig.facilitators.simulation import Lane, transfer_call
+from x402_gig.settlement.work import Work
 
 BLOCKS = [*range(1_000_000, 17_000_000, 500_000), batcher.MAX_TRANSACTION_GAS]
 
@@ -20,7 +21,7 @@ def taken(lane: Lane, max_gas: int, signature: bytes, valid_before: int) -> list
 
     async def take() -> list[Item]:
         anything: Any = None
-        facilitator = LocalFacilitator(anything, anything, anything, anything, anything, anything)
+        facilitator = LocalFacilitator(anything, anything, anything, anything, Work(), anything, anything)
         for number in range(batcher.MAX_BATCH + 1):
             wanted = reservation(number + 1)
             authorization = replace(

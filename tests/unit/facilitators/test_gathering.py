@@ -10,6 +10,7 @@ import pytest
 from tests.unit.ledger.examples import reservation
 from x402_gig.facilitators.local import BLOCK_S, GATHERING, MANY, NO_MORE_COME, Item, LocalFacilitator
 from x402_gig.facilitators.simulation import Lane
+from x402_gig.settlement.work import Work
 
 
 def gathers(waiting: int, *, block_s: float, oldest_s: float = 0.0, newest_s: float = 0.0) -> bool:
@@ -18,7 +19,7 @@ def gathers(waiting: int, *, block_s: float, oldest_s: float = 0.0, newest_s: fl
     async def ask() -> bool:
         anything: Any = None
         head: Any = SimpleNamespace(inclusion_s=block_s)
-        facilitator = LocalFacilitator(anything, anything, anything, anything, head, anything)
+        facilitator = LocalFacilitator(anything, anything, anything, anything, Work(), head, anything)
         now = time.monotonic()
         for number in range(waiting):
             wanted = reservation(number + 1)

@@ -19,6 +19,7 @@ from x402_gig.metrics import Metrics
 from x402_gig.payments.payment import Authorization
 from x402_gig.settlement.reconciler import EXPIRED, Reconciler
 from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.work import Work
 
 WALLETS = Wallets("test test test test test test test test test test test junk")
 VALID_BEFORE = NOW + 60
@@ -56,12 +57,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def reconciler(ledger: Ledger, cursor: Block, now_s: int = NOW) -> Reconciler:
     """One that has read everything up to `cursor`."""
-    settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+    settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
     watcher: Any = SimpleNamespace(cursor=cursor, doubts=0)
     node: Any = Unused()
     nothing: Any = None
     return Reconciler(
-        node, ledger, settling, watcher, nothing, WALLETS.refund_nonce, lambda: None, lambda: now_s, DEPTH,
+        node, ledger, settling, watcher, nothing, WALLETS.refund_nonce, Work(), lambda: now_s, DEPTH,
         Metrics(), nothing,
     )  # fmt: skip
 

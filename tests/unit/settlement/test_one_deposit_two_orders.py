@@ -13,6 +13,7 @@ from x402_gig.ledger.engine import Ledger
 from x402_gig.payments.outcome import Outcome, Settled
 from x402_gig.settlement.late_orders import Claims
 from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.work import Work
 
 OTHER_TERMS = replace(ORDER, terms={"size": 2})
 
@@ -37,8 +38,9 @@ class ReadAll:
 def test_the_second_of_two_orders_for_one_deposit_is_a_conflict(tmp_path: Path) -> None:
     async def main() -> Outcome:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        settling, watcher = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET), ReadAll()
-        claims = Claims(Used(), ledger, SHOP, settling, watcher)  # type: ignore[arg-type]
+        watcher, work = ReadAll(), Work()
+        settling = Settling(ledger, SHOP, work, intake=INTAKE.lower(), asset=ASSET)
+        claims = Claims(Used(), ledger, SHOP, watcher, work)  # type: ignore[arg-type]
         await settling.record([transfer(1)])
         first = await claims.claim(reservation(1), 101)
         assert await claims.claim(reservation(1), 101) == first

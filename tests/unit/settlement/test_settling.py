@@ -35,8 +35,15 @@ from x402_gig.ledger.keyed_gigs import Draft, Fee, Started
 from x402_gig.ledger.slots import End
 from x402_gig.payments.outcome import Outcome, Rejected, Settled
 from x402_gig.settlement.settling import Settling
+from x402_gig.settlement.work import Work
 
 USED = Rejected("invalid_exact_evm_nonce_already_used", "used")
+
+
+def nothing_due() -> Work:
+    work = Work()
+    work.funding_since = None
+    return work
 
 
 def outcome_after(tmp_path: Path, *, deposited: bool) -> tuple[Outcome, bool]:
@@ -44,9 +51,7 @@ def outcome_after(tmp_path: Path, *, deposited: bool) -> tuple[Outcome, bool]:
 
     async def main() -> tuple[Outcome, bool]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
-        movements: list[bool] = []
-        settling.funding_due = lambda: movements.append(True)
+        settling = Settling(ledger, SHOP, work := nothing_due(), intake=INTAKE.lower(), asset=ASSET)
         if deposited:
             await settling.record([transfer(1)])
         [payment_id] = await ledger.write(lambda c: reserved(c, 1))
@@ -56,7 +61,7 @@ def outcome_after(tmp_path: Path, *, deposited: bool) -> tuple[Outcome, bool]:
             outcome = await waiting
         assert await ledger.read(lambda c: payments.outcomes(c, [payment_id])) == {payment_id: outcome}
         ledger.close()
-        return outcome, bool(movements)
+        return outcome, work.funding_since is not None
 
     return asyncio.run(main())
 
@@ -76,7 +81,7 @@ def test_nobody_is_rejected_while_what_was_undone_is_not_read_again(tmp_path: Pa
     async def main() -> list[Outcome | None]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
         await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
         [payment_id] = await ledger.write(lambda c: reserved(c, 1))
         before = await ledger.read(chain_state.doubts)
         now = await ledger.write(chain_state.doubt)
@@ -94,7 +99,7 @@ def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_pat
     async def main() -> tuple[str, str]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
         await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
         await settling.record([transfer(1, payer=INTAKE.lower(), payee=key(5).payer)])
         kept = await ledger.read(chain_state.funding_halt)
         ledger.close()
@@ -108,7 +113,7 @@ def test_money_that_left_the_intake_unknown_to_the_ledger_stops_the_sale(tmp_pat
 def test_a_halt_is_learned_from_the_ledger_though_its_commit_was_lost_or_is_anothers(postgres: Postgres) -> None:
     async def main(ledger: Ledger, proxy: CommitProxy) -> None:
         await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
-        settling, other = (Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET) for _ in range(2))
+        settling, other = (Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET) for _ in range(2))
         proxy.cuts("funding_halt")
         with pytest.raises(CommitUnknown):
             await settling.record([transfer(1, payer=INTAKE.lower(), payee=key(5).payer)])
@@ -128,7 +133,7 @@ def test_a_transfer_of_nothing_in_the_intakes_name_stops_nothing(tmp_path: Path)
     async def main() -> tuple[str, str]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
         await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
         nothing: dict[str, Any] = {"payer": INTAKE.lower(), "payee": key(5).payer, "value": 0}
         await settling.record([transfer(1, nonce=None, **nothing)])
         unsigned = settling.halt
@@ -144,7 +149,7 @@ def test_a_transfer_of_nothing_in_the_intakes_name_stops_nothing(tmp_path: Path)
 def test_whoever_stops_waiting_leaves_a_mark(tmp_path: Path) -> None:
     async def main() -> bool:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
         [payment_id] = await ledger.write(lambda c: reserved(c, 1))
         waiting = asyncio.ensure_future(settling.wait(payment_id))
         await asyncio.sleep(0)
@@ -161,7 +166,7 @@ def test_what_the_intake_pays_to_itself_is_no_deposit(tmp_path: Path) -> None:
     async def main() -> tuple[int, list[refunds.Deposit]]:
         ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
         await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
         await settling.record([transfer(1, payer=INTAKE.lower())])
         found = await ledger.read(lambda c: (deposits.expected_balance(c, 1000), refunds.unclaimed(c, 10)))
         ledger.close()
@@ -177,11 +182,10 @@ PLACE: dict[str, Any] = {"block_number": HEIGHT, "block_hash": transfer(1).block
 def test_a_block_that_was_replaced_takes_everything_back_that_was_seen_in_it(tmp_path: Path) -> None:
     """A deposit, a reward, the slot that carried it, and the funding of a gig that was created with a key."""
 
-    async def main() -> tuple[tuple[object, ...], tuple[object, ...], list[bool]]:
-        ledger, reopened = Ledger(f"sqlite:///{tmp_path}/ledger.db"), list[bool]()
+    async def main() -> tuple[tuple[object, ...], tuple[object, ...], int]:
+        ledger, work = Ledger(f"sqlite:///{tmp_path}/ledger.db"), Work()
         await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
-        settling.slots_reopened = lambda: reopened.append(True)
+        settling = Settling(ledger, SHOP, work, intake=INTAKE.lower(), asset=ASSET)
         await ledger.write(lambda c: reserved(c, 1))
         await settling.record([transfer(1)])
         await settling.record([await ledger.write(_reward_in_a_slot)])
@@ -190,22 +194,19 @@ def test_a_block_that_was_replaced_takes_everything_back_that_was_seen_in_it(tmp
         await settling.forget([Block(HEIGHT, word(4242), word(1), NOW, 7, 30_000_000)])
         after = await ledger.read(_states)
         ledger.close()
-        return before, after, reopened
+        return before, after, work.reopenings
 
     before, after, reopened = asyncio.run(main())
     assert before == ("settled", "done", "mined", 1, 0)
     assert after == ("open", "due", "open", 0, 1)
-    assert reopened
+    assert reopened == 1
 
 
 def test_when_the_answer_to_a_commit_is_lost_all_that_may_follow_it_is_due(postgres: Postgres) -> None:
     """The same work finds nothing new when it is repeated."""
-    called: list[str] = []
 
     async def main(ledger: Ledger, proxy: CommitProxy) -> None:
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
-        settling.funding_due = lambda: called.append("funding")
-        settling.slots_reopened = lambda: called.append("slots")
+        settling = Settling(ledger, SHOP, to_do := Work(), intake=INTAKE.lower(), asset=ASSET)
         block = Block(HEIGHT, word(4242), word(1), NOW, 7, 30_000_000)
         await ledger.write(lambda c: chain_state.bind(c, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0))
         await ledger.write(lambda c: reserved(c, 1, 2))
@@ -215,11 +216,11 @@ def test_when_the_answer_to_a_commit_is_lost_all_that_may_follow_it_is_due(postg
             "some_reason": lambda: settling.close(2, word(2), Rejected("some_reason", ""), 1),
         }
         for said, work in works.items():
-            called.clear()
+            to_do.funding_since, to_do.reopenings = None, 0
             proxy.cuts(said)
             with pytest.raises(CommitUnknown):
                 await work()
-            assert called == ["funding", "slots"], said
+            assert (to_do.funding_since is not None, to_do.reopenings) == (True, 1), said
 
     with commit_proxy(postgres.database()) as proxy, closing(Ledger(proxy.url)) as ledger:
         asyncio.run(main(ledger, proxy))
@@ -247,7 +248,7 @@ def test_a_mark_whose_commit_was_lost_is_not_set_again_when_it_was_taken_meanwhi
     postgres: Postgres, meanwhile: Callable[[Connection], None], passed_on: bool, is_marked: bool
 ) -> None:
     async def main(ledger: Ledger, proxy: CommitProxy) -> int:
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
         await ledger.write(lambda c: reserved(c, 1))
         proxy.cuts("UPDATE payments SET abandoned", passed_on=passed_on)
         await settling.abandon(1)
@@ -264,7 +265,7 @@ def test_a_mark_whose_commit_was_lost_is_set_again_when_the_one_who_took_it_has_
     postgres: Postgres,
 ) -> None:
     async def main(ledger: Ledger, proxy: CommitProxy) -> int:
-        settling = Settling(ledger, SHOP, intake=INTAKE.lower(), asset=ASSET)
+        settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
         await ledger.write(lambda c: reserved(c, 1))
         proxy.cuts("UPDATE payments SET abandoned")
         await settling.abandon(1)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from x402_gig.errors import Unavailable
+from x402_gig.settlement.work import Work
 from x402_gig.treasury import dispatcher
 from x402_gig.treasury.dispatcher import Dispatcher
 
@@ -35,7 +36,6 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
 
     class Queue:
         def __init__(self) -> None:
-            self.wake: Callable[[], None] = lambda: None
             self.gathers: Callable[[], bool] = lambda: False
             self.refuse: Callable[[], None] = lambda: None
 
@@ -51,12 +51,12 @@ def test_a_relayer_finishes_what_a_failed_batch_left_before_it_takes_the_next(
                 raise error
             done.set()
 
-    funding = SimpleNamespace(is_wanted=lambda others_wait: False, due=lambda: None)
+    funding = SimpleNamespace(is_wanted=lambda others_wait: False)
     leases = SimpleNamespace(fence=lambda name: 1, has_too_many=False, can_send=True, processes=1, out_of_gas=set())
 
     async def main() -> None:
         working = asyncio.ensure_future(
-            Dispatcher([cast(Any, Relayer())], cast(Any, leases), [Queue()], cast(Any, funding)).run()
+            Dispatcher([cast(Any, Relayer())], cast(Any, leases), [Queue()], cast(Any, funding), Work()).run()
         )
         async with asyncio.timeout(10):
             await done.wait()

@@ -18,6 +18,7 @@ from x402_gig.ledger import chain_state, deposits, tables
 from x402_gig.ledger.chain_state import Binding, Cursor
 from x402_gig.ledger.engine import Ledger
 from x402_gig.relaying.leases import FUNDING, Leases
+from x402_gig.settlement.work import Work
 from x402_gig.treasury.funding import Funding, Ground, Plan
 
 SEEN = transfer(1)
@@ -57,7 +58,7 @@ def test_nothing_is_signed_when_the_ledger_has_learnt_of_another_block_meanwhile
 def test_nothing_is_signed_by_who_has_lost_the_lease(ledger: Ledger) -> None:
     leases = Leases(ledger, ["0x1"])
     asyncio.run(leases.renew())
-    plan = Plan(Funding(ledger, cast(Any, None), WALLETS, leases), GROUND, NOW)
+    plan = Plan(Funding(ledger, cast(Any, None), WALLETS, leases, Work()), GROUND, NOW)
     with ledger.transaction() as db:
         assert plan(db) is None  # nothing is due
         taken = update(tables.leases).where(tables.leases.c.name == FUNDING)

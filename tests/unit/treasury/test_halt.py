@@ -21,6 +21,7 @@ from x402_gig.metrics import Metrics
 from x402_gig.relaying.fees import Fees
 from x402_gig.relaying.leases import Leases
 from x402_gig.relaying.relayer import Relayer
+from x402_gig.settlement.work import Work
 from x402_gig.treasury.funding import Funding
 from x402_gig.treasury.token_transactions import Payouts
 
@@ -47,7 +48,7 @@ def halt(ledger: Ledger, reason: str = "somebody else has the seed") -> str:
 
 
 def test_the_intake_signs_nothing(leases: Leases) -> None:
-    funding = Funding(leases.ledger, NOTHING, WALLETS, leases)
+    funding = Funding(leases.ledger, NOTHING, WALLETS, leases, Work())
     reason = halt(leases.ledger)
     assert asyncio.run(funding._send_batch(NOTHING, None)) == reason
 
@@ -59,7 +60,7 @@ def test_the_gigs_wallets_send_nothing(leases: Leases) -> None:
         asked.append(wallet)
         raise NotImplementedError
 
-    payouts = Payouts(leases.ledger, NOTHING, WALLETS, leases, agent_of)
+    payouts = Payouts(leases.ledger, NOTHING, WALLETS, leases, Work(), agent_of)
     with pytest.raises(NotImplementedError):
         asyncio.run(payouts._begin(NOTHING))
     halt(leases.ledger)

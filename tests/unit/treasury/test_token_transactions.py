@@ -19,14 +19,15 @@ from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.relaying.fees import Fees
 from x402_gig.relaying.leases import Leases
 from x402_gig.relaying.relayer import Batch, Plan
-from x402_gig.treasury.token_transactions import SLOW_S, Payouts, Work
+from x402_gig.settlement.work import Work
+from x402_gig.treasury.token_transactions import SLOW_S, Payouts, WalletWork
 
 WALLETS = Wallets("test test test test test test test test test test test junk")
 
 
 def problem(seconds: float, waits_for: str = "", stuck: str = "") -> str:
     agent = cast(Any, SimpleNamespace(gig_id=12, waits_for=waits_for, stuck=stuck))
-    return Work(agent, time.monotonic() - seconds).problem
+    return WalletWork(agent, time.monotonic() - seconds).problem
 
 
 def test_a_payout_is_named_after_a_minute() -> None:
@@ -107,7 +108,7 @@ def test_a_payout_that_is_not_due_any_more_is_not_signed(
 
     pen: Any = Pen(ledger, address)
     nothing: Any = None
-    payouts = Payouts(ledger, cast(Any, Rich(meanwhile)), WALLETS, Leases(ledger, [word(1)]), nothing)
+    payouts = Payouts(ledger, cast(Any, Rich(meanwhile)), WALLETS, Leases(ledger, [word(1)]), Work(), nothing)
     asyncio.run(payouts._send(pen, move))
     assert (pen.planned is not None) == is_signed
     ledger.close()

@@ -16,6 +16,7 @@ from x402_gig.errors import TooManyRequests
 from x402_gig.gigs.shop import GigShop
 from x402_gig.ledger.engine import Ledger
 from x402_gig.payments.gate import MAX_BODY_BYTES
+from x402_gig.server.lifecycle import close
 from x402_gig.server.wiring import Server, build
 from x402_gig.settings import Settings
 from x402_gig.web.api.counting import Limiter
@@ -37,7 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/ledger.db")
     opened = build(settings, ledger)
     yield opened
-    asyncio.run(opened.close())
+    asyncio.run(close(opened))
     ledger.close()
 
 
