@@ -14,7 +14,7 @@ from x402_gig.evm.wallets import Wallets
 from x402_gig.settings import NETWORKS, PREFIX, Rate, Settings, load, parse_rate
 
 Account.enable_unaudited_hdwallet_features()
-README = Path(__file__).resolve().parents[2] / "README.md"
+SETTINGS = Path(__file__).resolve().parents[2] / "docs/settings.md"
 PHRASE = str(Account.create_with_mnemonic()[1])
 TOKEN_IN_URL = "secret-token"
 GOOD = {
@@ -389,9 +389,9 @@ def test_settings_do_not_change(environment: Environment) -> None:
 
 
 def documented() -> dict[str, str]:
-    """Name and default of every setting in the README's table; a row may hold several."""
+    """Name and default of every setting in the table of docs/settings.md; a row may hold several."""
     found: dict[str, str] = {}
-    table = README.read_text().split("| setting ", 1)[1].split("\n\n", 1)[0]
+    table = SETTINGS.read_text().split("| setting ", 1)[1].split("\n\n", 1)[0]
     for row in table.splitlines()[2:]:
         names, defaults = (re.findall("`([^`]*)`", cell) for cell in row.split("|")[1:3])
         found.update(zip(names, defaults or [""] * len(names), strict=True))
@@ -404,12 +404,12 @@ def default_of(name: str) -> str:
     return "" if text is None or Settings.model_fields[name].is_required() else str(text)
 
 
-def test_the_readme_lists_every_setting_with_its_default() -> None:
+def test_the_document_lists_every_setting_with_its_default() -> None:
     assert documented() == {name.upper(): default_of(name) for name in Settings.model_fields}
 
 
-def test_the_readme_states_the_prefix() -> None:
-    assert f"| setting (prefix `{PREFIX}`)" in README.read_text()
+def test_the_document_states_the_prefix() -> None:
+    assert f"| setting (prefix `{PREFIX}`)" in SETTINGS.read_text()
 
 
 @pytest.mark.parametrize(
