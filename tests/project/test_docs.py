@@ -1,4 +1,4 @@
-"""What the documents name exists, and their links lead somewhere."""
+"""What the documents name exists, their links lead somewhere, and their lines are short enough to read."""
 
 import pkgutil
 import re
@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "x402_gig"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 ROOMS = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__", "__pycache__"}
+WIDTH = 100
 
 document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 
@@ -93,3 +94,17 @@ def test_every_link_leads_to_a_file_and_to_a_heading_of_it(path: Path) -> None:
             linked = path.parent / name if name else path
             assert linked.exists(), target
             assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    linked = {(ROOT / name).resolve() for name in re.findall(r"\]\(([\w./-]+\.md)\)", (ROOT / "README.md").read_text())}
+    assert set(DOCUMENTS) - {ROOT / "README.md"} == linked
+
+
+# Form
+
+
+@document
+def test_lines_are_short_but_for_tables_and_code(path: Path) -> None:
+    lines = prose(path.read_text()).splitlines()
+    assert [line for line in lines if len(line) > WIDTH and not line.startswith("|")] == []
