@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "x402_gig"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-ROOMS = {path.stem for path in PACKAGE.iterdir() if path.is_dir() or path.suffix == ".py"} - {"__init__", "__pycache__"}
+ROOMS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+ROOMS |= {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
 WIDTH = 100
 
 document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -95,7 +95,7 @@ def devnet(
 
 @app.command(epilog="Example: X402_GIG_NETWORK=base X402_GIG_RPC_URL=https://… x402-gig serve")
 def serve() -> None:
-    """The server in production. Settings come from the environment and `.env`; see the README for the list."""
+    """The server in production. Settings come from the environment and `.env`; see docs/settings.md for the list."""
     from x402_gig.cli.serve import serve
 
     serve()

@@ -19,7 +19,7 @@ PRODUCT = "gig"
 
 
 class Shelf(Protocol):
-    """Where gigs are put, inside a ledger transaction. Implemented in `store`."""
+    """Where gigs are put, inside a ledger transaction. Implemented in `ledger`."""
 
     def add(
         self, purchase: Purchase, *, reward_units: int, commission_units: int, start_at: int, end_at: int

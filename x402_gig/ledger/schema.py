@@ -14,7 +14,7 @@ from x402_gig.ledger.transactions import take_turn
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# Of `tables`: the newest of store/migrations.
+# Of `tables`: the newest of ledger/migrations.
 REVISION = "0009"
 # Alembic's own table.
 version = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))

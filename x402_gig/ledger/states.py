@@ -1,6 +1,6 @@
 """Every change of state that the ledger may make. docs/payment-states.md shows the same table; a test compares them.
 
-A change that is not here cannot be made: the store asks `before` which states a row may come from.
+A change that is not here cannot be made: the ledger asks `before` which states a row may come from.
 """
 
 from typing import NamedTuple

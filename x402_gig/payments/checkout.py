@@ -43,7 +43,7 @@ class Known(Struct, frozen=True):
 
 
 class Book(Protocol):
-    """The ledger, as the checkout needs it. Implemented in `store`."""
+    """The ledger, as the checkout needs it. Implemented in `ledger`."""
 
     async def find_payment(self, key: PaymentKey) -> Known | None: ...
     async def is_paid(self, key: PaymentKey) -> bool:

@@ -1,4 +1,4 @@
-"""docs/payment-states.md shows the very table that the store goes by."""
+"""docs/payment-states.md shows the very table that the ledger goes by."""
 
 import re
 from pathlib import Path
