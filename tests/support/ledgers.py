@@ -77,6 +77,12 @@ def change(url: str, *statements: str) -> None:
         assert all(connection.execute(statement).rowcount for statement in statements)
 
 
+def let_leases_end(url: str) -> None:
+    """Of all processes there are; a killed one may not have got so far as to be among them."""
+    with _connected(url) as connection:
+        connection.execute("update processes set ends_at = 0")
+
+
 def _connected(url: str) -> Any:
     if is_file(url):
         return sqlite3.connect(url.removeprefix(FILE))
