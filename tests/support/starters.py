@@ -84,5 +84,5 @@ class Starters:
             if paid != [(commission, self.fee)]:
                 kind = found.doubled if len(paid) > 1 else found.lost
                 kind.append(f"the wallet of gig {gig_id}, created with a key, has paid {paid}")
-            if (status := self.creator.gig(made)["status"]) != "active":
+            if (status := self.creator.gig(made)["status"]) not in ("active", "scheduled"):
                 found.unaccounted.append(f"gig {gig_id}, created with a key, is {status}")
