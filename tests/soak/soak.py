@@ -216,12 +216,13 @@ class Soak:
             self.shop.spawn()
             if chance.random() < 0.8:
                 self._wait_until(lambda: self.shop.is_serving or not self.shop.is_running)
+            has_served = self.shop.is_serving
             if self.shop.is_running:
                 self.enough.wait(chance.uniform(1, 2))
-                self.counts["ended by itself"] += not self.shop.is_running
+            if self.shop.is_running:
                 self.shop.kill()
             else:
-                self.counts["starts refused"] += 1
+                self.counts["ended by itself" if has_served else "starts refused"] += 1
         for _ in self._breakers():
             self.healed.acquire()
         self.shop.start()
