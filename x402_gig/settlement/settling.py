@@ -41,7 +41,7 @@ class Settling:
         self._intake = intake
         self._asset = asset
         self._clock = clock
-        # Why nothing new is sold and nothing of ours is signed; see `binding.halt_funding`.
+        # Why nothing new is sold and nothing of ours is signed; see `chain_state.halt_funding`.
         self.halt = ""
         self._waiting: dict[int, list[asyncio.Future[Outcome]]] = defaultdict(list)
         # Payments that nobody waits for, by id, or by key while they may be in the ledger; until they are marked.
