@@ -231,7 +231,7 @@ def test_a_payout_that_an_old_backup_has_forgotten_is_not_made_again(database: s
             backup = ledgers.copy(shop.ledger, tmp_path)
         creator.paid_up(made)
         shop.stop()
-        shop.environment["X402_GIG_DATABASE_URL"] = backup
+        shop.environment["X402_GIG_DATABASE_URL"] = shop.ledger = backup
         shop.start()
         until(lambda: "an old backup perhaps" in warning(shop))
         creator.paid_up(creator.started(odd))

@@ -36,7 +36,7 @@ def forgotten(server: Victim, folder: Path) -> Iterator[None]:
     ledgers.change(backup, f"update gig_ids set looked_to = {LONG_AGO}")
     yield
     server.stop()
-    server.environment["X402_GIG_DATABASE_URL"] = backup
+    server.environment["X402_GIG_DATABASE_URL"] = server.ledger = backup
     server.start()
     [[looked_to]] = ledgers.rows(backup, "select looked_to from gig_ids")
     assert looked_to < LONG_AGO

@@ -240,10 +240,11 @@ def test_ten_may_be_spelled_in_many_ways(amount: object) -> None:
     ids=lambda amount: str(amount)[:20] if not isinstance(amount, int) else f"int of {amount.bit_length()} bits",
 )
 def test_what_is_no_amount_is_refused(amount: object) -> None:
-    began = time.perf_counter()
+    # Of this process: others may be at work on the machine.
+    began = time.process_time()
     assert problems(amount=amount) == ["Invalid amount"]
     assert problems("hold_erc20", token_amount_needed=amount) == ["Invalid token amount needed"]
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
