@@ -31,7 +31,7 @@ from x402_gig.evm.wallets import Wallets
 from x402_gig.gigs.rules import Rules, RuleSet
 from x402_gig.gigs.shop import GigShop
 from x402_gig.gigs.terms import Limits, read_terms
-from x402_gig.ledger import deposits, payments
+from x402_gig.ledger import deposits, reservations
 from x402_gig.ledger.engine import Ledger
 from x402_gig.payments.gate import PaymentGate, parse_object
 from x402_gig.payments.wire import read_payment
@@ -190,7 +190,7 @@ def test_commit_payments(benchmark: BenchmarkFixture, write: Callable[..., Any])
     def reserve() -> int:
         first = AT_ONCE * next(rounds)
         wanted = [reservation(first + number) for number in range(AT_ONCE)]
-        return len(write(lambda connection: payments.reserve(connection, wanted)))
+        return len(write(lambda connection: reservations.reserve(connection, wanted)))
 
     assert benchmark(reserve) == AT_ONCE
 
@@ -203,7 +203,7 @@ def test_commit_settlements(benchmark: BenchmarkFixture, write: Callable[..., An
     def prepare() -> tuple[tuple[range], dict[str, Any]]:
         first = AT_ONCE * next(rounds)
         numbers = range(first, first + AT_ONCE)
-        write(lambda connection: payments.reserve(connection, [reservation(number) for number in numbers]))
+        write(lambda connection: reservations.reserve(connection, [reservation(number) for number in numbers]))
         return (numbers,), {}
 
     def settle(numbers: range) -> int:

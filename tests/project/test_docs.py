@@ -67,7 +67,7 @@ def test_the_way_of_a_payment_names_a_function_at_each_step() -> None:
     assert [step for step in steps if not any(callable(find(name)) for name in names_of_code(step))] == []
 
 
-@pytest.mark.parametrize("name", ["payments.gate.PaymentGate.call", "payments.gates", "ledger.payments.reserved"])
+@pytest.mark.parametrize("name", ["payments.gate.PaymentGate.call", "payments.gates", "ledger.reservations.reserved"])
 def test_a_name_that_is_gone_is_noticed(name: str) -> None:
     assert names_of_code(f"See `{name}`.") == [name]
     with pytest.raises(AttributeError):

@@ -34,7 +34,7 @@ from x402_gig.facilitators.simulation import (
     simulate,
     transfer_call,
 )
-from x402_gig.ledger import payments
+from x402_gig.ledger import payments, reservations
 from x402_gig.ledger.engine import AGAIN_S, Connection, Ledger
 from x402_gig.ledger.payments import Reservation
 from x402_gig.logs import PaymentLog
@@ -375,7 +375,7 @@ class LocalFacilitator:
         await self._settling.mark_left()
         with self._writing(items):
             wanted = [item.reservation() for item in items]
-            left = await self._ledger.write_surely(lambda c: payments.leave(c, wanted))
+            left = await self._ledger.write_surely(lambda c: reservations.leave(c, wanted))
         for item in items:
             item.is_left = item.key in left
             self._expect(item, left.get(item.key))
@@ -442,7 +442,7 @@ class LocalFacilitator:
     def _plan(
         self, connection: Connection, items: Sequence[Item], lane: Lane, sent: dict[PaymentKey, int]
     ) -> Batch | None:
-        sent.update(payments.reserve(connection, [item.reservation() for item in items]))
+        sent.update(reservations.reserve(connection, [item.reservation() for item in items]))
         ours = [item for item in items if item.key in sent]
         if not ours:
             return None

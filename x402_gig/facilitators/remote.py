@@ -20,7 +20,7 @@ from x402.schemas import PaymentPayload, SupportedResponse
 from x402_gig.errors import CannotStart, ChainUnavailable, FacilitatorUnavailable, GigError, Unavailable
 from x402_gig.evm.node import Node
 from x402_gig.facilitators.simulation import Lane, NeedsContractLane, NotNow, Passes, Used, lane_of, simulate
-from x402_gig.ledger import payments, remote_payments
+from x402_gig.ledger import payments, remote_payments, reservations
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.ledger.payments import Reservation
 from x402_gig.ledger.remote_payments import Failed
@@ -283,7 +283,7 @@ class RemoteFacilitator:
         tries = itertools.count()
 
         def write_down(connection: Connection) -> tuple[bool, Known | None]:
-            is_new = wanted.key in payments.write_to_charge(connection, [wanted], broadcasts=1)
+            is_new = wanted.key in reservations.write_to_charge(connection, [wanted], broadcasts=1)
             known = payments.find(connection, wanted.key)
             if next(tries) and known is not None and not is_new:
                 # It may have been new before the answer to the commit was lost: the reconciler asks `/settle`.

@@ -1,7 +1,7 @@
 """Whose turn it is to start a gig: a lease in Redis where there is one (`redis_turns`), else in the ledger.
 
 A lease only keeps two starts from doing the same work at once. That a gig is started once is the ledger's doing: a
-start is written under its number (`direct.take_turn`), and only the highest counts.
+start is written under its number (`keyed_gigs.take_turn`), and only the highest counts.
 """
 
 import contextlib

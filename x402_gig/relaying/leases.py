@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from x402_gig.errors import LeaseLost, Unavailable
-from x402_gig.ledger import leases, payments
+from x402_gig.ledger import abandonment, leases
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.ledger.leases import FUNDING, Standing
 from x402_gig.logs import Trouble
@@ -136,9 +136,9 @@ class Leases:
         # Whoever waited at a process that is gone waits no more. One that starts may follow one that was killed just
         # now and still counts as alive; to take more for unanswered than there is costs nobody anything.
         if me is None:
-            payments.mark_unanswered(connection)
+            abandonment.mark_unanswered(connection)
         elif standing.orphaned is not None:
-            payments.mark_unanswered(connection, standing.orphaned, leases.LEASE_S + 1)
+            abandonment.mark_unanswered(connection, standing.orphaned, leases.LEASE_S + 1)
         return standing
 
     async def _leave(self) -> None:

@@ -23,7 +23,7 @@ from x402_gig.gigs.shop import GigShop
 from x402_gig.ledger.deposits import Shop
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.ledger.gigs import GigShelf, open_shelf
-from x402_gig.ledger.payments import PaymentBook
+from x402_gig.ledger.payment_book import PaymentBook
 from x402_gig.market.finding import Finder
 from x402_gig.market.following import Following
 from x402_gig.market.keyed_gigs import KeyedGigs

@@ -8,7 +8,7 @@ from x402_gig.chainsync.watcher import Watcher
 from x402_gig.errors import Unavailable
 from x402_gig.evm.node import Node
 from x402_gig.gigs.pricing import to_tokens
-from x402_gig.ledger import chain_state, deposits, payments
+from x402_gig.ledger import chain_state, deposits, payments, reservations
 from x402_gig.ledger.deposits import Shop
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.ledger.payments import Reservation
@@ -76,7 +76,7 @@ def decide(connection: Connection, shop: Shop, wanted: Reservation, evidence: Ev
         if not evidence.is_used or chain_state.doubts(connection) != evidence.doubts:
             return Unknown(STILL_SETTLING)  # undone, perhaps, and not read again yet
         return NONCE_USED if known is None else _close(connection, known.payment_id)
-    payments.write_down(connection, [wanted])
+    reservations.write_down(connection, [wanted])
     settled = deposits.settle(connection, shop, [key.nonce])
     mine = payments.find(connection, key)
     if mine is None or mine.payment_id not in settled:

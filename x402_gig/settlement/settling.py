@@ -10,7 +10,7 @@ from typing import TypeVar
 from x402_gig.errors import CommitUnknown, Unavailable
 from x402_gig.evm.eip3009 import TokenTransfer
 from x402_gig.evm.node import Block
-from x402_gig.ledger import chain_state, deposits, journal, keyed_gigs, movements, payments, slots
+from x402_gig.ledger import abandonment, chain_state, deposits, journal, keyed_gigs, movements, payments, slots
 from x402_gig.ledger.deposits import Shop
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.ledger.journal import Entry
@@ -224,7 +224,7 @@ class Settling:
                 self._in_doubt = frozenset(), None
 
     def _mark(self, connection: Connection, left: frozenset[int | PaymentKey]) -> None:
-        self._in_doubt = left, payments.mark_left(connection, left)
+        self._in_doubt = left, abandonment.mark_left(connection, left)
 
     async def _find_out(self) -> None:
         """What became of the marks in doubt; without a new one, all that were wanted had been there."""

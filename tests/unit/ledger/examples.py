@@ -9,7 +9,7 @@ from sqlalchemy import Connection, event, text
 
 from tests.unit.payments.examples import INTAKE, NOW, PRICE, USDC, payment
 from x402_gig.evm.eip3009 import TokenTransfer
-from x402_gig.ledger import payments
+from x402_gig.ledger import reservations
 from x402_gig.ledger.deposits import Shop
 from x402_gig.ledger.gigs import GigShelf, open_shelf
 from x402_gig.ledger.payments import Reservation
@@ -42,7 +42,7 @@ def reservation(number: int, order: Order = ORDER, **changes: Any) -> Reservatio
 
 def reserved(db: Connection, *numbers: int) -> list[int]:
     """Write these payments down; their ids."""
-    ids = payments.reserve(db, [reservation(number) for number in numbers])
+    ids = reservations.reserve(db, [reservation(number) for number in numbers])
     return [ids[key(number)] for number in numbers]
 
 

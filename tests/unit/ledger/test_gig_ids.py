@@ -7,7 +7,7 @@ from tests.unit.ledger.examples import ASSET, SHOP, address, key, reservation, t
 from tests.unit.payments.examples import NOW
 from x402_gig.errors import Unavailable
 from x402_gig.gigs.records import TokenInfo
-from x402_gig.ledger import deposits, gig_ids, payments
+from x402_gig.ledger import deposits, gig_ids, payments, reservations
 from x402_gig.ledger.gig_ids import Skip, Standing
 from x402_gig.ledger.gigs import insert_gig
 from x402_gig.ledger.tables import gig_ids as rows
@@ -35,7 +35,7 @@ def keyed(db: Connection) -> int:
 
 
 def test_of_a_crowd_as_many_are_written_down_as_there_are_gigs_for(db: Connection) -> None:
-    written = payments.reserve(db, [reservation(number) for number in (1, 2, 3)])
+    written = reservations.reserve(db, [reservation(number) for number in (1, 2, 3)])
 
     assert list(written) == [key(1), key(2)]
     assert payments.find(db, key(3)) is None
@@ -43,16 +43,16 @@ def test_of_a_crowd_as_many_are_written_down_as_there_are_gigs_for(db: Connectio
     # Those who are left out are no stranger to the others: they come again.
     assert [s.answer["gig_id"] for s in sold(db, 1, 2)] == [1, 2]
     looked_to(db, 3)
-    assert list(payments.reserve(db, [reservation(3)])) == [key(3)]
+    assert list(reservations.reserve(db, [reservation(3)])) == [key(3)]
     assert [s.answer["gig_id"] for s in sold(db, 3)] == [3]
 
 
 def test_a_payment_that_is_left_to_others_needs_a_gig_as_well(db: Connection) -> None:
-    assert list(payments.leave(db, [reservation(number) for number in (1, 2, 3)])) == [key(1), key(2)]
+    assert list(reservations.leave(db, [reservation(number) for number in (1, 2, 3)])) == [key(1), key(2)]
 
 
 def test_a_gig_of_a_key_is_not_one_that_an_open_payment_needs(db: Connection) -> None:
-    payments.reserve(db, [reservation(1)])
+    reservations.reserve(db, [reservation(1)])
     assert keyed(db) == 1
     with pytest.raises(Unavailable, match="being looked at"):
         keyed(db)
@@ -61,7 +61,7 @@ def test_a_gig_of_a_key_is_not_one_that_an_open_payment_needs(db: Connection) ->
 
 def test_a_paid_gig_waits_until_its_wallet_was_looked_at(db: Connection) -> None:
     """An old copy of the ledger: its open payment was paid, and what was looked at then does not count."""
-    payments.reserve(db, [reservation(1)])
+    reservations.reserve(db, [reservation(1)])
     looked_to(db, 0)
     deposits.record(db, ASSET, [transfer(1)], NOW)
     with pytest.raises(Unavailable, match="being looked at"):

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select, update
 from tests.unit.ledger.conftest import on_sqlite
 from tests.unit.ledger.examples import END, ORDER, SHOP, address, key, plan, reservation, reserved, transfer, word
 from tests.unit.payments.examples import NOW, SIGNATURE
-from x402_gig.ledger import deposits, payments, slots, tables
+from x402_gig.ledger import abandonment, deposits, payments, reservations, slots, tables
 from x402_gig.ledger.engine import Ledger
 from x402_gig.payments.checkout import Known
 from x402_gig.payments.order import Order
@@ -47,7 +47,7 @@ def broadcasts(db: Connection, number: int) -> int:
 
 @on_sqlite
 def test_a_buyer_is_looked_up_however_often_the_same_was_bought(db: Connection) -> None:
-    found_by = plan(db, lambda: payments.look_up(db, key(1), ORDER, NOW))
+    found_by = plan(db, lambda: abandonment.look_up(db, key(1), ORDER, NOW))
     assert any("ix_payments_abandoned (payer=?)" in step for step in found_by), found_by
     assert not any("ix_payments_payer_fingerprint" in step or step.startswith("SCAN") for step in found_by), found_by
 
@@ -55,13 +55,13 @@ def test_a_buyer_is_looked_up_however_often_the_same_was_bought(db: Connection) 
 def test_one_question_tells_of_a_payment_and_of_an_abandoned_one(db: Connection) -> None:
     [first, second] = reserved(db, 1, 2)
     nobody, other_name = (key(1)._replace(nonce=word(number)) for number in (77, 78))
-    payments.mark_abandoned(db, [first])
-    assert payments.look_up(db, nobody, ORDER, NOW) == (None, first)
-    assert payments.look_up(db, key(1), ORDER, NOW) == (payments.find(db, key(1)), first)
-    assert payments.look_up(db, key(2), ORDER, NOW) == (payments.find(db, key(2)), None)
+    abandonment.mark_abandoned(db, [first])
+    assert abandonment.look_up(db, nobody, ORDER, NOW) == (None, first)
+    assert abandonment.look_up(db, key(1), ORDER, NOW) == (payments.find(db, key(1)), first)
+    assert abandonment.look_up(db, key(2), ORDER, NOW) == (payments.find(db, key(2)), None)
     assert payments.find(db, key(2)) == open_payment(second)
-    assert payments.take_abandoned(db, other_name, first, b"second")
-    assert payments.look_up(db, other_name, ORDER, NOW) == (payments.find(db, other_name), None)
+    assert abandonment.take_abandoned(db, other_name, first, b"second")
+    assert abandonment.look_up(db, other_name, ORDER, NOW) == (payments.find(db, other_name), None)
 
 
 def test_a_payment_that_is_not_there_is_none(db: Connection) -> None:
@@ -85,7 +85,7 @@ def test_every_part_of_the_key_counts(db: Connection, field: str) -> None:
 
 
 def test_one_whose_buyer_hung_up_before_it_was_written_is_marked(db: Connection) -> None:
-    payments.reserve(db, [reservation(1, abandoned=True)])
+    reservations.reserve(db, [reservation(1, abandoned=True)])
     known = payments.find(db, key(1))
     assert known is not None
     assert known.abandoned
@@ -96,13 +96,13 @@ def test_one_whose_buyer_hung_up_before_it_was_written_is_marked(db: Connection)
 
 def test_a_new_payment_is_ours_to_send_once(db: Connection) -> None:
     send(db, 1)
-    assert payments.reserve(db, [reservation(1)]) == {}
+    assert reservations.reserve(db, [reservation(1)]) == {}
     assert broadcasts(db, 1) == 1
 
 
 def test_of_many_only_the_new_ones_are_ours(db: Connection) -> None:
     send(db, 2)
-    ids = payments.reserve(db, [reservation(number) for number in (3, 2, 1)])
+    ids = reservations.reserve(db, [reservation(number) for number in (3, 2, 1)])
     assert set(ids) == {key(1), key(3)}
     # Written in the order of their keys: two processes with the same payments do not deadlock.
     assert ids[key(1)] < ids[key(3)]
@@ -110,10 +110,10 @@ def test_of_many_only_the_new_ones_are_ours(db: Connection) -> None:
 
 def test_the_second_of_two_processes_with_one_payment_gets_nothing(ledger: Ledger) -> None:
     with ledger.transaction() as first:
-        assert set(payments.reserve(first, [reservation(1)])) == {key(1)}
+        assert set(reservations.reserve(first, [reservation(1)])) == {key(1)}
         slots.enter_payments(first, slots.open_slot(first, address(9), "deposit", 0), [1])
     with ledger.transaction() as second:
-        assert payments.reserve(second, [reservation(1, OTHER_TERMS)]) == {}
+        assert reservations.reserve(second, [reservation(1, OTHER_TERMS)]) == {}
         known = payments.find(second, key(1))
     assert known is not None
     assert known.fingerprint == ORDER.fingerprint
@@ -131,14 +131,14 @@ def test_a_reservation_that_is_rolled_back_never_was(ledger: Ledger) -> None:
 def test_a_payment_is_sent_three_times_at_most(db: Connection) -> None:
     for nonce in range(payments.MAX_BROADCASTS):
         slots.close(db, send(db, 1, nonce), "mined", END)
-    assert payments.reserve(db, [reservation(1)]) == {}
+    assert reservations.reserve(db, [reservation(1)]) == {}
     assert broadcasts(db, 1) == payments.MAX_BROADCASTS == 3
 
 
 def test_a_payment_is_sent_again_for_its_own_terms_only(db: Connection) -> None:
     slots.close(db, send(db, 1), "reverted", END)
-    assert payments.reserve(db, [reservation(1, OTHER_TERMS)]) == {}
-    assert set(payments.reserve(db, [reservation(1)])) == {key(1)}
+    assert reservations.reserve(db, [reservation(1, OTHER_TERMS)]) == {}
+    assert set(reservations.reserve(db, [reservation(1)])) == {key(1)}
 
 
 @pytest.mark.parametrize("state", ["settled", "rejected"])
@@ -148,14 +148,14 @@ def test_a_final_payment_is_not_sent_again(db: Connection, state: str) -> None:
         settled(db, 1)
     else:
         payments.reject(db, 1, REJECTED)
-    assert payments.reserve(db, [reservation(1)]) == {}
+    assert reservations.reserve(db, [reservation(1)]) == {}
     assert payments.find_open(db, 1) is None
 
 
 def test_a_payment_that_was_only_written_down_is_not_sent(db: Connection) -> None:
     """A remote facilitator has it, or a deposit was claimed: broadcasting it is not ours."""
-    payments.write_down(db, [reservation(1)])
-    assert payments.reserve(db, [reservation(1)]) == {}
+    reservations.write_down(db, [reservation(1)])
+    assert reservations.reserve(db, [reservation(1)]) == {}
 
 
 def test_unsettled_are_the_open_ones_in_no_transaction(db: Connection) -> None:
@@ -221,14 +221,14 @@ def test_a_deposit_of_another_value_does_not_keep_a_payment_open(db: Connection)
 
 def abandoned(db: Connection, number: int) -> int:
     [payment_id] = reserved(db, number)
-    payments.mark_abandoned(db, [payment_id])
+    abandonment.mark_abandoned(db, [payment_id])
     return payment_id
 
 
 def heir(db: Connection, now_s: int = NOW, order: Order = ORDER, **changes: str) -> int | None:
     """The payment that a new authorization of payer 1 for the same terms would inherit."""
     changed = {"nonce": word(77)} | changes
-    return payments.find_abandoned(db, key(1)._replace(**changed), order, now_s)
+    return abandonment.find_abandoned(db, key(1)._replace(**changed), order, now_s)
 
 
 def test_a_mark_is_found_by_payer_and_terms_while_it_lives(db: Connection) -> None:
@@ -250,7 +250,7 @@ def test_a_mark_of_an_earlier_version_is_found_whose_fingerprint_holds_the_defau
 def test_the_fingerprint_is_carried_and_not_made_again(db: Connection) -> None:
     """A later version may make another one of the same terms."""
     ordered = replace(ORDER, defaults=("size",))
-    [payment_id] = payments.reserve(db, [reservation(1, ordered)]).values()
+    [payment_id] = reservations.reserve(db, [reservation(1, ordered)]).values()
     again = payments.find_open(db, payment_id)
     assert again is not None
     assert again.order.fingerprint == ordered.fingerprint != ORDER.fingerprint
@@ -275,8 +275,8 @@ def test_a_mark_is_taken_once_and_gives_the_payment_another_name(db: Connection)
     second, third = (key(1)._replace(nonce=word(n)) for n in (77, 78))
 
     # The second time it finds what it has done: the answer to its commit may have been lost.
-    assert [payments.take_abandoned(db, second, payment_id, b"second") for _ in range(2)] == [True, True]
-    assert not payments.take_abandoned(db, third, payment_id, b"third")
+    assert [abandonment.take_abandoned(db, second, payment_id, b"second") for _ in range(2)] == [True, True]
+    assert not abandonment.take_abandoned(db, third, payment_id, b"third")
 
     assert heir(db) is None
     assert payments.find(db, second) == open_payment(payment_id, b"second")
@@ -289,15 +289,15 @@ def test_a_mark_is_taken_once_and_gives_the_payment_another_name(db: Connection)
 
 def test_a_payment_that_is_known_takes_no_mark(db: Connection) -> None:
     first, _ = abandoned(db, 1), reserved(db, 2)
-    assert not payments.take_abandoned(db, key(2), first, b"")
+    assert not abandonment.take_abandoned(db, key(2), first, b"")
     assert heir(db) == first
 
 
 def test_another_name_is_never_sent(db: Connection) -> None:
     payment_id = abandoned(db, 1)
-    payments.take_abandoned(db, key(2), payment_id, b"")
-    assert payments.reserve(db, [reservation(2)]) == {}
-    assert set(payments.reserve(db, [reservation(2), reservation(3)])) == {key(3)}
+    abandonment.take_abandoned(db, key(2), payment_id, b"")
+    assert reservations.reserve(db, [reservation(2)]) == {}
+    assert set(reservations.reserve(db, [reservation(2), reservation(3)])) == {key(3)}
 
 
 def test_a_mark_set_just_before_is_seen_by_the_transaction_that_reserves(db: Connection) -> None:
@@ -307,7 +307,7 @@ def test_a_mark_set_just_before_is_seen_by_the_transaction_that_reserves(db: Con
     second = reservation(1)
     second = replace(second, key=second.key._replace(nonce=word(2)))
 
-    assert payments.reserve(db, [second, reservation(3)]) == {key(3): first + 1}
+    assert reservations.reserve(db, [second, reservation(3)]) == {key(3): first + 1}
 
     known = payments.find(db, second.key)
     assert known is not None
@@ -316,14 +316,14 @@ def test_a_mark_set_just_before_is_seen_by_the_transaction_that_reserves(db: Con
 
 def test_what_was_left_is_marked_by_number_or_by_name_and_what_is_not_there_is_not(db: Connection) -> None:
     first, _, third = reserved(db, 1, 2, 3)
-    payments.mark_left(db, [third, key(1), key(7)])
+    abandonment.mark_left(db, [third, key(1), key(7)])
     query = select(tables.payments.c.id).where(tables.payments.c.abandoned == 1).order_by(tables.payments.c.id)
     assert db.execute(query).scalars().all() == [first, third]
 
 
 def test_a_mark_can_be_forgotten(db: Connection) -> None:
     payment_id = abandoned(db, 1)
-    payments.mark_abandoned(db, [payment_id], False)
+    abandonment.mark_abandoned(db, [payment_id], False)
     assert heir(db) is None
 
 
@@ -335,7 +335,7 @@ def test_a_restart_marks_what_is_open_and_what_may_not_have_been_answered(
     settled(db, 1)
     db.execute(tables.journal.update().values(at=tables.journal.c.at - seconds_ago))
     payments.reject(db, 2, REJECTED)
-    payments.mark_unanswered(db)
+    abandonment.mark_unanswered(db)
     found = db.execute(select(tables.payments.c.abandoned).order_by(tables.payments.c.id)).scalars().all()
     assert found == marks
 

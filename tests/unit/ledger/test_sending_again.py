@@ -10,7 +10,17 @@ from sqlalchemy import Connection, select
 from tests.unit.ledger.examples import ASSET, END, ORDER, SHOP, address, key, reservation, reserved, transfer, word
 from tests.unit.payments.examples import NOW
 from x402_gig.errors import Unavailable
-from x402_gig.ledger import chain_state, deposits, journal, payments, remote_payments, slots, tables
+from x402_gig.ledger import (
+    abandonment,
+    chain_state,
+    deposits,
+    journal,
+    payments,
+    remote_payments,
+    reservations,
+    slots,
+    tables,
+)
 from x402_gig.ledger.chain_state import Binding, Cursor
 from x402_gig.ledger.payments import MAX_BROADCASTS, Delivery
 from x402_gig.payments.outcome import Rejected
@@ -84,8 +94,8 @@ def test_what_changes_nothing_is_not_noted(db: Connection) -> None:
     assert not payments.send_again(db, first)
     assert not payments.send_again(db, second)
     assert payments.reopen(db, [second], GONE) == []
-    assert payments.write_down(db, [reservation(1)]) == {}
-    payments.mark_abandoned(db, [first, second], False)
+    assert reservations.write_down(db, [reservation(1)]) == {}
+    abandonment.mark_abandoned(db, [first, second], False)
     journal.note(db, [], "open")
 
     assert db.execute(select(tables.journal)).all() == written
@@ -94,10 +104,10 @@ def test_what_changes_nothing_is_not_noted(db: Connection) -> None:
 def test_a_mark_is_noted_once_and_so_is_its_end(db: Connection) -> None:
     [payment_id] = reserved(db, 1)
     for _ in range(2):
-        payments.mark_abandoned(db, [payment_id])
+        abandonment.mark_abandoned(db, [payment_id])
     settle(db, 1)
     for _ in range(2):
-        payments.mark_abandoned(db, [payment_id], False)
+        abandonment.mark_abandoned(db, [payment_id], False)
     assert [(state, reason) for state, reason, _ in entries(db, payment_id)] == [
         ("open", ""),
         ("open", "its buyer stopped waiting"),
@@ -128,7 +138,7 @@ def test_a_payment_that_is_open_again_is_as_it_was_when_it_was_written_down(db: 
 def test_one_whose_end_is_not_kept_as_it_was_signed_is_not_sent_again(db: Connection) -> None:
     paid = reservation(1).payment
     endless = replace(paid, authorization=replace(paid.authorization, valid_before=2**256 - 1))
-    payments.write_down(db, [reservation(1, payment=endless)])
+    reservations.write_down(db, [reservation(1, payment=endless)])
     settle(db, 1)
     assert lose(db, 1) == [1]
     assert resent(db) == []
@@ -147,14 +157,14 @@ def test_nobody_is_charged_in_a_ledger_that_was_halted_meanwhile(db: Connection)
     attempts: list[Callable[[], object]] = [
         lambda: remote_payments.ask_again(db, failed),
         lambda: remote_payments.take_resend(db, wanted),
-        lambda: payments.leave(db, [reservation(3)]),
+        lambda: reservations.leave(db, [reservation(3)]),
     ]
     for attempt in attempts:
         with pytest.raises(Unavailable, match="does not sell at the moment"), db.begin_nested():
             attempt()
     assert [column(db, payment_id, "broadcasts") for payment_id in (failed, wanted)] == [1, 1]
     assert payments.find(db, key(3)) is None
-    assert reservation(3).key in payments.write_down(db, [reservation(3)])
+    assert reservation(3).key in reservations.write_down(db, [reservation(3)])
 
 
 def test_only_settled_payments_are_opened_again(db: Connection) -> None:
@@ -235,14 +245,14 @@ def test_an_old_failure_says_nothing_about_what_is_sent_again(db: Connection) ->
 def test_one_that_was_sent_too_often_is_sent_once_more_when_somebody_says_so(db: Connection) -> None:
     exhaust(db, 1)
     assert payments.is_exhausted(db, 1)
-    assert payments.reserve(db, [reservation(1)]) == {}
+    assert reservations.reserve(db, [reservation(1)]) == {}
 
     assert payments.send_again(db, 1)
 
     assert not payments.is_exhausted(db, 1)
-    assert payments.reserve(db, [reservation(1)]) == {key(1): 1}
+    assert reservations.reserve(db, [reservation(1)]) == {key(1): 1}
     assert (column(db, 1, "resend"), column(db, 1, "broadcasts")) == (0, MAX_BROADCASTS + 1)
-    assert payments.reserve(db, [reservation(1)]) == {}
+    assert reservations.reserve(db, [reservation(1)]) == {}
     assert payments.is_exhausted(db, 1)
 
 
@@ -252,7 +262,7 @@ def test_one_that_lost_its_deposit_is_sent_again_however_often_it_was_sent_befor
     assert not payments.is_exhausted(db, 1)
     lose(db, 1)
     assert not payments.is_exhausted(db, 1)
-    assert payments.reserve(db, [reservation(1)]) == {key(1): 1}
+    assert reservations.reserve(db, [reservation(1)]) == {key(1): 1}
 
 
 def test_only_what_is_in_no_transaction_is_exhausted(db: Connection) -> None:
@@ -290,17 +300,17 @@ def test_an_authorization_is_paid_while_its_deposit_is_on_chain(db: Connection) 
 def test_what_is_paid_inherits_from_nobody(db: Connection) -> None:
     """It has money of its own: as another name of an abandoned payment it would buy nothing."""
     [abandoned] = reserved(db, 1)
-    payments.mark_abandoned(db, [abandoned])
+    abandonment.mark_abandoned(db, [abandoned])
     second = key(1)._replace(nonce=word(2))
     order = reservation(1).order
-    assert payments.find_abandoned(db, second, order, NOW) == abandoned
+    assert abandonment.find_abandoned(db, second, order, NOW) == abandoned
     deposits.record(db, ASSET, [transfer(1, nonce=word(2), log_index=9)], NOW)
-    assert payments.find_abandoned(db, second, order, NOW) is None
+    assert abandonment.find_abandoned(db, second, order, NOW) is None
 
 
 # A restart
 
 
 def test_a_restart_of_an_empty_ledger_marks_nobody(db: Connection) -> None:
-    payments.mark_unanswered(db)
+    abandonment.mark_unanswered(db)
     assert db.execute(select(tables.journal)).all() == []

@@ -28,7 +28,7 @@ from x402_gig.errors import CommitUnknown, Unavailable
 from x402_gig.evm.eip3009 import TokenTransfer
 from x402_gig.evm.node import Block
 from x402_gig.gigs.records import TokenInfo
-from x402_gig.ledger import chain_state, deposits, keyed_gigs, movements, payments, refunds, slots, tables
+from x402_gig.ledger import abandonment, chain_state, deposits, keyed_gigs, movements, payments, refunds, slots, tables
 from x402_gig.ledger.chain_state import Binding, Cursor
 from x402_gig.ledger.engine import Connection, Ledger
 from x402_gig.ledger.keyed_gigs import Draft, Fee, Started
@@ -227,19 +227,19 @@ def test_when_the_answer_to_a_commit_is_lost_all_that_may_follow_it_is_due(postg
 
 
 def _take(connection: Connection) -> None:
-    assert payments.take_abandoned(connection, key(2), 1, b"2")
+    assert abandonment.take_abandoned(connection, key(2), 1, b"2")
 
 
 def _leave_again(connection: Connection) -> None:
     _take(connection)
-    payments.mark_abandoned(connection, [1])
+    abandonment.mark_abandoned(connection, [1])
 
 
 @pytest.mark.parametrize(
     ("meanwhile", "passed_on", "is_marked"),
     [
         pytest.param(_take, True, False, id="taken by another signature"),
-        pytest.param(lambda c: payments.mark_abandoned(c, [1], False), True, False, id="answered"),
+        pytest.param(lambda c: abandonment.mark_abandoned(c, [1], False), True, False, id="answered"),
         pytest.param(_leave_again, True, True, id="taken by one who has left too"),
         pytest.param(lambda _: None, False, True, id="never written"),
     ],
