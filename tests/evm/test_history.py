@@ -7,7 +7,7 @@ from tests.evm.payments import payment, requirements
 from tests.evm.test_node import STRANGER, broadcast, intake
 from tests.support import faults
 from tests.support.harness import USDC, Chain, Json
-from x402_gig.evm.eip3009 import AUTHORIZATION_USED_TOPIC, TokenTransfer
+from x402_gig.evm.eip3009 import TRANSFER_TOPIC, TokenTransfer
 from x402_gig.evm.node import Node
 
 
@@ -66,9 +66,20 @@ def test_a_node_that_leaves_the_authorizations_out_makes_no_plain_transfers_of_t
     broadcast(chain, payment(chain.buyer(), requirements(payTo=account)))
 
     def behind(request: Json, forward: faults.Forward) -> faults.Reply:
-        is_second = request["params"][0]["topics"][0] == AUTHORIZATION_USED_TOPIC
+        is_second = request["params"][0]["topics"][0] != TRANSFER_TOPIC
         return faults.answers([] if is_second else forward()["result"])(request, forward)
 
     with faults.rpc_proxy(chain) as proxy, proxy.broken(behind, "eth_getLogs"):
-        [found] = Asked(proxy.chain)(lambda node: node.history(first, height(chain), account))
-    assert found.nonce is not None
+        # Nothing is told, and then the sum is not the balance's.
+        assert Asked(proxy.chain)(lambda node: node.history(first, height(chain), account)) == []
+
+
+def test_dust_in_every_block_takes_no_question_for_each(chain: Chain) -> None:
+    account, stranger = intake(), chain.buyer(1000)
+    first = height(chain) + 1
+    for _ in range(20):
+        transfer(chain, stranger.address, account, 1)
+    with faults.rpc_proxy(chain) as proxy:
+        found = Asked(proxy.chain)(lambda node: node.history(first, height(chain), account))
+        assert [t.value for t in found] == [1] * 20
+        assert proxy.calls["eth_getLogs"] == 3

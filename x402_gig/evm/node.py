@@ -274,20 +274,14 @@ class Node:
         some out: compare the sum with the balance.
         """
         where = {"fromBlock": hex(first), "toBlock": hex(last)}
-        # One from the account to itself is in both lists.
-        traces = {str(log): log for log in await self._traces(where, account)}.values()
-        moved = _transfers(traces, self.token.address)
+        moved = _transfers(await self._traces(where, account), self.token.address)
         payers = sorted({t.payer for t in moved if t.value or t.payer == account})
-        used: list[dict[str, Any]] = []
+        logs: list[dict[str, Any]] = []
         for start in range(0, len(payers), PAYERS_ASKED):
             topics = [_topic(payer) for payer in payers[start : start + PAYERS_ASKED]]
-            used += await self._logs(where, [eip3009.AUTHORIZATION_USED_TOPIC, topics])
-        found = [t for t in _transfers([*traces, *used], self.token.address) if t.value or t.payer == account]
-        # The second answer may be of a node that is behind, and leave out an authorization of a transfer in the first.
-        plain = {t.block_hash for t in found if t.nonce is None}
-        whole = [t for block_hash in plain for t in await self._transfers_in(block_hash)]
-        found = [t for t in found if t.block_hash not in plain] + [t for t in whole if account in (t.payer, t.payee)]
-        found.sort(key=lambda t: (t.block_number, t.log_index))
+            # Both halves of a pair in one answer: a second one may be of a node that is behind, and leave its half out.
+            logs += await self._logs(where, [eip3009.MOVED_TOPICS, topics])
+        found = [t for t in _transfers(logs, self.token.address) if account in (t.payer, t.payee)]
         return [t for t in found if t.value or (t.payer == account and t.nonce)]
 
     async def token_info(self, token: str) -> tuple[int, TokenInfo | None]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult, bindparam, null, select, tuple_, union_all, update
 
 from x402_gig.ledger import chain_state, gig_ids, journal
-from x402_gig.ledger.abandonment import find_abandoned, take_abandoned
+from x402_gig.ledger.abandonment import find_abandoned, mark_abandoned, take_abandoned
 from x402_gig.ledger.engine import InsertIgnore
 from x402_gig.ledger.payments import IS_ABANDONED, LAST_S, MAX_BROADCASTS, Reservation, in_flight, key_of
 from x402_gig.ledger.tables import aliases, payments
@@ -92,13 +92,17 @@ def _inherited(connection: Connection, wanted: Sequence[Reservation], now: int) 
     rows = [PaymentKey(*row) for row in connection.execute(_BESIDES, values)]
     known = {row for row in rows if row.nonce is not None}
     careless = {row.payer for row in rows if row.nonce is None}
-    return known | {
-        r.key
-        for r in wanted
-        if r.key.payer in careless
-        and (payment_id := find_abandoned(connection, r.key, r.order, now)) is not None
-        and take_abandoned(connection, r.key, payment_id, r.payment.signature)
-    }
+    return known | {r.key for r in wanted if r.key.payer in careless and _inherit(connection, r, now)}
+
+
+def _inherit(connection: Connection, wanted: Reservation, now: int) -> bool:
+    """Make it another name of its buyer's abandoned payment, if there is one for the same terms."""
+    payment_id = find_abandoned(connection, wanted.key, wanted.order, now)
+    if payment_id is None or not take_abandoned(connection, wanted.key, payment_id, wanted.payment.signature):
+        return False
+    if wanted.abandoned:  # this request's buyer has gone, too
+        mark_abandoned(connection, [payment_id])
+    return True
 
 
 def _new_row(wanted: Reservation, now: int, broadcasts: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ wallet like all money here: written down first, and only once (see `funding`, `p
 """
 
 import asyncio
+import contextlib
 import heapq
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,8 @@ class KeyedGigs:
     reorg_depth: int
     work: Work
     halt: Callable[[], str]
+    # Gigs that are to be suspended, and the ledger could not be written to.
+    _doubted: set[int] = field(default_factory=set, init=False)
     # The last suspended gig that was looked at.
     _rechecked: int = field(default=0, init=False)
 
@@ -115,6 +118,7 @@ class KeyedGigs:
 
         Raises Unavailable when some could not be looked at; the others were.
         """
+        await self._write_doubts()
         gigs = await self.ledger.read(lambda c: keyed_gigs.suspended(c, RECHECKED, self._rechecked))
         self._rechecked = gigs[-1].gig_id if len(gigs) == RECHECKED else 0
         if problems := [text for text in await asyncio.gather(*map(self._recheck, gigs)) if text]:
@@ -200,7 +204,16 @@ class KeyedGigs:
         """Its commission can leave, unless its funding was replaced before these deposits were written down."""
         self.work.funding_due()
         if not await self._is_confirmed(deposits, seen):
-            await self.ledger.write(lambda c: keyed_gigs.doubt(c, gig_id))
+            self._doubted.add(gig_id)
+            with contextlib.suppress(Unavailable):  # then `recheck` writes it down
+                await self._write_doubts()
+
+    async def _write_doubts(self) -> None:
+        """Suspend the gigs whose funding may be gone. Raises Unavailable."""
+        while self._doubted:
+            gig_id = next(iter(self._doubted))
+            await self.ledger.write_surely(partial(keyed_gigs.doubt, gig_id=gig_id))
+            self._doubted.discard(gig_id)
 
     async def _is_confirmed(self, deposits: Sequence[TokenTransfer], seen: Block) -> bool:
         """Is the block `seen`, in which the balance was asked, still on chain?

@@ -47,8 +47,8 @@ class Settling:
         # Payments that nobody waits for, by id, or by key while they may be in the ledger; until they are marked.
         self.left: set[int | PaymentKey] = set()
         self._marking = asyncio.Lock()
-        # Those whose marks were written while the answer to the commit is not here, and one of the entries that tell.
-        self._in_doubt: tuple[frozenset[int | PaymentKey], Entry | None] = (frozenset(), None)
+        # Those whose marks may be written, and what the journal has of them then, once the transaction has run.
+        self._in_doubt: tuple[frozenset[int | PaymentKey], list[Entry | None]] = (frozenset(), [])
 
     async def record(
         self, transfers: Iterable[TokenTransfer], also: Callable[[Connection], None] = lambda _: None
@@ -208,8 +208,8 @@ class Settling:
     def leave(self, name: int | PaymentKey) -> None:
         """The next `mark_left` marks it, also where an earlier mark is in doubt."""
         self.left.add(name)
-        names, entry = self._in_doubt
-        self._in_doubt = names - {name}, entry
+        names, written = self._in_doubt
+        self._in_doubt = names - {name}, written
 
     async def mark_left(self) -> None:
         """Write the marks that are missing. Raises Unavailable.
@@ -219,20 +219,29 @@ class Settling:
         async with self._marking:  # a mark that was taken meanwhile must not be set again
             await self._find_out()
             if left := frozenset(self.left):
-                await self._ledger.write(lambda c: self._mark(c, left))
-                self.left -= left
-                self._in_doubt = frozenset(), None
+                self.left -= left  # whoever leaves again from here on is marked again
+                await self._mark(left)
 
-    def _mark(self, connection: Connection, left: frozenset[int | PaymentKey]) -> None:
-        self._in_doubt = left, abandonment.mark_left(connection, left)
+    async def _mark(self, left: frozenset[int | PaymentKey]) -> None:
+        written: list[Entry | None] = []
+        self._in_doubt = left, written
+        try:
+            await self._ledger.write(lambda c: written.append(abandonment.mark_left(c, left)))
+        except BaseException:  # also when cancelled: `_find_out` tells whether they were written
+            self.left |= left
+            raise
+        self._in_doubt = frozenset(), []
 
     async def _find_out(self) -> None:
         """What became of the marks in doubt; without a new one, all that were wanted had been there."""
-        names, entry = self._in_doubt
-        # Written, not read: then it waits for the end of the transaction whose answer was lost.
-        if names and (entry is None or await self._ledger.write(lambda c: journal.has(c, entry))):
+        names, written = self._in_doubt
+        if names and await self._were_written(written):
             self.left -= self._in_doubt[0]
-        self._in_doubt = frozenset(), None
+        self._in_doubt = frozenset(), []
+
+    async def _were_written(self, entries: Sequence[Entry | None]) -> bool:
+        # Written, not read: then it waits for the end of the transaction whose answer was lost.
+        return await self._ledger.write(lambda c: any(e is None or journal.has(c, e) for e in entries))
 
 
 def _forget(connection: Connection, block: Block) -> bool:

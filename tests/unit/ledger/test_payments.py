@@ -1,5 +1,6 @@
 import json
 import time
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -10,6 +11,7 @@ from tests.unit.ledger.examples import END, ORDER, SHOP, address, key, plan, res
 from tests.unit.payments.examples import NOW, SIGNATURE
 from x402_gig.ledger import abandonment, deposits, payments, reservations, slots, tables
 from x402_gig.ledger.engine import Ledger
+from x402_gig.ledger.payments import Reservation
 from x402_gig.payments.checkout import Known
 from x402_gig.payments.order import Order
 from x402_gig.payments.outcome import Rejected, Settled
@@ -300,18 +302,31 @@ def test_another_name_is_never_sent(db: Connection) -> None:
     assert set(reservations.reserve(db, [reservation(2), reservation(3)])) == {key(3)}
 
 
+def _second_name(db: Connection, **changes: Any) -> Reservation:
+    """The next signature of a buyer whose abandoned payment is still good."""
+    db.execute(update(tables.payments).values(valid_before=int(time.time()) + 60))
+    second = reservation(1, **changes)
+    return replace(second, key=second.key._replace(nonce=word(2)))
+
+
 def test_a_mark_set_just_before_is_seen_by_the_transaction_that_reserves(db: Connection) -> None:
     """A buyer hangs up and signs again at once: the second payment is on its way here when the mark is set."""
     first = abandoned(db, 1)
-    db.execute(update(tables.payments).values(valid_before=int(time.time()) + 60))
-    second = reservation(1)
-    second = replace(second, key=second.key._replace(nonce=word(2)))
+    second = _second_name(db)
 
     assert reservations.reserve(db, [second, reservation(3)]) == {key(3): first + 1}
 
     known = payments.find(db, second.key)
     assert known is not None
     assert known.payment_id == first
+    assert heir(db) is None
+
+
+def test_a_payment_that_is_taken_for_a_buyer_who_has_gone_too_stays_marked(db: Connection) -> None:
+    """Or his third signature would be charged."""
+    first = abandoned(db, 1)
+    assert reservations.reserve(db, [_second_name(db, abandoned=True)]) == {}
+    assert heir(db) == first
 
 
 def test_what_was_left_is_marked_by_number_or_by_name_and_what_is_not_there_is_not(db: Connection) -> None:

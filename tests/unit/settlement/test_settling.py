@@ -1,6 +1,7 @@
 """Evidence meets payments, in whatever order the two arrive."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -275,6 +276,28 @@ def test_a_mark_whose_commit_was_lost_is_set_again_when_the_one_who_took_it_has_
 
     with commit_proxy(postgres.database()) as proxy, closing(Ledger(proxy.url)) as ledger:
         assert asyncio.run(main(ledger, proxy)) == 1
+
+
+def test_who_leaves_again_while_the_mark_is_written_is_marked_again(tmp_path: Path) -> None:
+    """Between the two, another signature has taken the first mark."""
+
+    async def main() -> int:
+        with closing(Ledger(f"sqlite:///{tmp_path}/ledger.db")) as ledger:
+            settling = Settling(ledger, SHOP, Work(), intake=INTAKE.lower(), asset=ASSET)
+            await ledger.write(lambda c: reserved(c, 1))
+            busy = threading.Event()
+            blocked = asyncio.ensure_future(ledger.write(lambda _: busy.wait()))
+            first = asyncio.ensure_future(settling.abandon(1))
+            await asyncio.sleep(0)
+            taken = asyncio.ensure_future(ledger.write(_take))
+            await asyncio.sleep(0)
+            again = asyncio.ensure_future(settling.abandon(1))
+            await asyncio.sleep(0)
+            busy.set()
+            await asyncio.gather(blocked, first, taken, again)
+            return await ledger.read(lambda c: c.execute(select(tables.payments.c.abandoned)).scalar_one())
+
+    assert asyncio.run(main()) == 1
 
 
 def _reward_in_a_slot(connection: Connection) -> TokenTransfer:
