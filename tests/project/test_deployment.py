@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from tests.project.test_docs import section
 from x402_gig.server.http import GRACE_S
 from x402_gig.settings import PREFIX, Settings
 
@@ -16,6 +17,9 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 SERVERS = {name: service for name, service in SERVICES.items() if name.startswith("server")}
 DEFAULTS = {name: field.default for name, field in Settings.model_fields.items()}
+# Settings that `.env` does not give the servers: the first three fit `nginx.conf`, and the phrase is in a file.
+LEFT_OUT = {"host", "port", "keep_alive_s", "seed"}
+OF_COMPOSE = {"seed_file", "database_url", "redis_url"}
 # What `wait` allows a request beyond MAX_TIMEOUT_S, as docs/operations.md says.
 MARGIN_S = 6
 
@@ -33,6 +37,15 @@ def test_every_setting_that_the_files_name_exists() -> None:
     named = set(re.findall(PREFIX + r"(\w+)", DOCKERFILE + (ROOT / "compose.yaml").read_text()))
     assert {name.lower() for name in named} - set(Settings.model_fields) == set()
     assert "COMMISSION_ADDRESS" in named
+
+
+def test_every_setting_in_env_reaches_every_server_but_those_that_the_document_names() -> None:
+    for server in SERVERS.values():
+        given = {name.removeprefix(PREFIX).lower(): value for name, value in server["environment"].items()}
+        assert set(Settings.model_fields) - set(given) == LEFT_OUT
+        assert {name for name, value in given.items() if f"${{{PREFIX}{name.upper()}:" not in value} == OF_COMPOSE
+    containers = section((ROOT / "docs/operations.md").read_text(), "Containers")
+    assert [name for name in LEFT_OUT | OF_COMPOSE if f"`{name.upper()}`" not in containers] == []
 
 
 def test_every_path_that_the_files_take_exists_and_is_let_into_the_build() -> None:
