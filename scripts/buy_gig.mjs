@@ -32,7 +32,7 @@ async function insist(request) {
     const sent = fetch(request.clone(), { signal: AbortSignal.timeout(90_000) });
     if (!request.headers.has("PAYMENT-SIGNATURE")) return sent;
     const answer = await sent.catch(() => null);
-    if (answer && ![429, 502, 503, 504].includes(answer.status)) return answer;
+    if (answer && ![429, 500, 502, 503, 504].includes(answer.status)) return answer;
     await setTimeout(1000 * Number(answer?.headers.get("Retry-After") ?? 2));
   }
 }

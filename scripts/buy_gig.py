@@ -44,7 +44,7 @@ def send() -> httpx.Response | None:
 
 
 # Signed once and sent until there is an answer: a second signature could be a second payment.
-while (answer := send()) is None or answer.status_code in (429, 502, 503, 504):
+while (answer := send()) is None or answer.status_code in (429, 500, 502, 503, 504):
     time.sleep(2 if answer is None else int(answer.headers.get("Retry-After", 2)))
 print(answer.status_code, answer.text)
 sys.exit(answer.status_code != 200)
