@@ -24,6 +24,9 @@ from tests.support.tokens import Erc20, deploy
 from x402_gig.market.keyed_gigs import MAX_DEPOSITS
 
 SEND = ("eth_sendRawTransactionSync", "eth_sendRawTransaction")
+# A node tells of so many blocks at once. Behind as many of them as hold all that is kept of a gig, there is more dust.
+LOG_BLOCKS = 40
+DUST = MAX_DEPOSITS + LOG_BLOCKS
 
 
 @contextmanager
@@ -58,10 +61,10 @@ def test_dust_of_a_stranger_neither_names_the_payer_nor_hides_the_funding(
 ) -> None:
     shop, proxy, creator = away
     odd = deploy(shop, "OddToken")
-    made, payer, stranger = creator.create(odd.address), odd.holder(10**30), odd.holder(MAX_DEPOSITS)
+    made, payer, stranger = creator.create(odd.address), odd.holder(10**30), odd.holder(DUST)
 
     def send_dust() -> None:
-        for _ in range(MAX_DEPOSITS):
+        for _ in range(DUST):
             odd.send(stranger, made["gig_wallet_address"], 1)
 
     if moment == "before":
@@ -69,7 +72,7 @@ def test_dust_of_a_stranger_neither_names_the_payer_nor_hides_the_funding(
     paid = shop.send(payer, odd.address, made["tx_data"])["transactionHash"]
     if moment == "after":
         send_dust()
-    with proxy.broken(narrow(40), "eth_getLogs"):
+    with proxy.broken(narrow(LOG_BLOCKS), "eth_getLogs"):
         assert creator.start(made).status_code == 200
     gig = creator.gig(made)
     assert (gig["creator"], gig["payment"]["payer"]) == (payer.lower(), payer.lower())
@@ -243,6 +246,9 @@ def test_a_gig_whose_funding_is_dropped_while_it_is_started_is_suspended(tmp_pat
         with proxy.broken(of_token(odd, drop), "eth_getLogs"):
             assert creator.start(made).status_code == 200
         until(lambda: creator.gig(made)["status"] == "suspended")
+        # The replaced block's deposit, if the logs were of that block.
+        undone = [(0,)] if moment == "after the logs" else []
+        assert creator.desk.rows("select on_chain from gig_deposits where gig_id = ?", made["gig_id"]) == undone
 
 
 def _reorganise(shop: Victim, blocks: int) -> None:

@@ -328,7 +328,9 @@ def test_answers_that_nobody_takes_are_given_up_when_they_are_too_much_and_slow_
             client.sendall(LONG_ANSWER)
             until(lambda count=count: len(listener.asked) == count + 1)  # type: ignore[misc]
             while taken < count * 4_000_000:
-                taken += len(slow.recv(100_000))
+                more = slow.recv(100_000)
+                assert more
+                taken += len(more)
             # A payment's answer is short.
             assert listener.answers(LAST) == [(200, "GET /last ")]
             listener.asked.pop()
