@@ -110,7 +110,7 @@ def test_no_request_gets_an_answer_that_is_not_described(shop: Shop, tmp_path: P
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
