@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from x402_gig.evm.eip3009 import TokenTransfer
 from x402_gig.gigs.records import GigRecord, TokenInfo
+from x402_gig.ledger.chain_state import check_charging
 from x402_gig.ledger.engine import InsertOrReplace
 from x402_gig.ledger.gigs import WalletOf, gig_rows, insert_gig, record
 from x402_gig.ledger.movements import FEE, add, due_row
@@ -55,7 +56,8 @@ class Fee(Struct, frozen=True):
 
 
 def create(connection: Connection, wallet_of: WalletOf, draft: Draft) -> tuple[int, str]:
-    """The new gig's id and its wallet."""
+    """The new gig's id and its wallet. Raises Unavailable in a halted ledger, whose next wallets may be used ones."""
+    check_charging(connection)
     values = {
         "key_id": draft.key_id,
         "state": "created",

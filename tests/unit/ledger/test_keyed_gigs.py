@@ -4,9 +4,11 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from tests.unit.ledger.examples import address, transfer, wallet_of, word
-from tests.unit.payments.examples import NOW
+from tests.unit.payments.examples import INTAKE, NOW
+from x402_gig.errors import Unavailable
 from x402_gig.gigs.records import GigRecord, TokenInfo
-from x402_gig.ledger import debts, keyed_gigs, slots
+from x402_gig.ledger import chain_state, debts, keyed_gigs, slots
+from x402_gig.ledger.chain_state import Binding, Cursor
 from x402_gig.ledger.keyed_gigs import Draft, Fee, Started
 from x402_gig.ledger.movements import due_in_tokens, enter_slot
 from x402_gig.ledger.tables import api_keys, gigs, movements
@@ -25,6 +27,15 @@ def gig(db: Connection) -> GigRecord:
     assert found is not None
     assert found.wallet == wallet == wallet_of(gig_id)
     return found
+
+
+def test_a_halted_ledger_gives_out_no_wallet(db: Connection, gig: GigRecord) -> None:
+    """Also where the server does not know of the halt yet."""
+    chain_state.bind(db, Binding(8453, word(9), INTAKE.lower()), Cursor(1, word(8)), 0)
+    chain_state.halt_funding(db, "an old backup")
+    with pytest.raises(Unavailable):
+        keyed_gigs.create(db, wallet_of, Draft(1, {}, ODD, HUGE, 7, NOW, NOW + 60, 41))
+    assert db.execute(select(gigs.c.id)).scalars().all() == [gig.gig_id]
 
 
 def started(surplus_units: int = 0) -> Started:
