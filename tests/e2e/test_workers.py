@@ -1,4 +1,4 @@
-"""`uvicorn x402_gig.server.http:app --factory --workers N`: several processes behind one socket."""
+"""`uvicorn x402_gig.serving:app --factory --workers N`: several processes behind one socket."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ WORKERS = 3
 @contextmanager
 def workers(count: int, port: int, folder: Path, env: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """Uvicorn and its workers, which write to the file `log`."""
-    command = [sys.executable, "-m", "uvicorn", "x402_gig.server.http:app", "--factory", "--http", PROTOCOL]
+    command = [sys.executable, "-m", "uvicorn", "x402_gig.serving:app", "--factory", "--http", PROTOCOL]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--no-proxy-headers", "--workers", str(count), "--port", str(port)],
