@@ -358,6 +358,8 @@ def test_a_transfer_of_nothing_in_the_name_of_another_makes_nobody_the_creator(
     assert shop.send(payer, odd.address, made["tx_data"])["status"] == "0x1"
     assert creator.start(made).status_code == 200
     assert creator.gig(made)["creator"].lower() == payer.lower()
+    kept = creator.desk.rows("select payer from gig_deposits where gig_id = ?", made["gig_id"])
+    assert kept == [(payer.lower(),)]
 
 
 def test_a_transfer_of_nothing_in_the_name_of_a_gigs_wallet_does_not_trouble_the_audit(
