@@ -52,5 +52,5 @@ def test_an_interrupted_bench_leaves_nothing_running() -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 130
-    # What has ended may be seen a moment longer.
+    # A process that has ended may be seen a moment longer.
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))

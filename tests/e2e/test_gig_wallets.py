@@ -77,7 +77,7 @@ def test_a_commission_whose_receipt_is_late_is_paid_once_and_not_out_of_the_rewa
     with proxy.broken(no_sync, SYNC), proxy.broken(late_receipts(seconds), RECEIPT):
         made = creator.started(odd)
         creator.paid_up(made)
-        # Whatever was signed has been sent and is on chain by then.
+        # Every signed transaction is on chain by then.
         creator.paid_up(creator.started(odd))
     assert odd.balance(shop.commission) == 2 * UNIT
     assert odd.balance(made["gig_wallet_address"]) == 10 * UNIT

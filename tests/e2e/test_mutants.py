@@ -81,5 +81,5 @@ def test_an_interruption_leaves_nothing_running(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=90)
     assert process.returncode == 130
-    # What has ended may be seen a moment longer.
+    # A process that has ended may be seen a moment longer.
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))

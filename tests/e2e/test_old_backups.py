@@ -30,7 +30,7 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 def forgotten(server: Victim, folder: Path) -> Iterator[None]:
     """All that is done within; afterwards the server works with a copy that was made before.
 
-    What was looked at before it was made says nothing of today's wallets: the copy claims to have looked far ahead.
+    The copy claims to have looked far ahead, long ago: such a look says nothing of today's wallets.
     """
     backup = ledgers.copy(server.ledger, folder)
     ledgers.change(backup, f"update gig_ids set looked_to = {LONG_AGO}")

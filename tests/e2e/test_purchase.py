@@ -77,5 +77,5 @@ def test_with_one_relayer_a_buyer_does_not_wait_until_somebody_looks_for_the_las
             until(lambda: server.usdc(bought.json()["gig_wallet_address"]))
             return seconds
 
-        # Most of them: one may meet a busy machine. Whoever looks by himself does so every half second.
+        # The median, since one purchase may meet a busy machine. Polling alone would take up to half a second each.
         assert median(took() for _ in range(7)) < 0.25

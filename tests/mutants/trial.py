@@ -85,7 +85,7 @@ class Trials:
         return failed
 
     def _output(self, command: Sequence[str], folder: Path) -> tuple[int, str]:
-        """Exit code and output. What the tests have started is gone in the end, whatever happens."""
+        """Exit code and output. Every process that the tests started is gone in the end, also after an error."""
         until = time.monotonic() + self.limit_s
         options = {"cwd": folder, "text": True, "start_new_session": True}
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as process:  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""What the documents name exists, their links lead somewhere, and their lines are short enough to read."""
+"""Names in the documents exist, their links lead somewhere, and their lines are short enough to read."""
 
 import pkgutil
 import re

@@ -148,7 +148,7 @@ def test_one_whose_end_is_not_kept_as_it_was_signed_is_not_sent_again(db: Connec
 
 
 def test_nobody_is_charged_in_a_ledger_that_was_halted_meanwhile(db: Connection) -> None:
-    """Whoever asks may not know of the halt yet. A payment whose money is here already is claimed all the same."""
+    """The server may not know of the halt yet. A payment whose money is here already is claimed all the same."""
     chain_state.bind(db, Binding(8453, word(9), "0x1"), Cursor(1, word(8)), 0)
     failed, wanted = reserved(db, 1, 2)
     remote_payments.note_failure(db, failed)

@@ -1,4 +1,4 @@
-"""What the end of a slot of a gig's own wallet says of the money that it carried."""
+"""The end of a gig wallet's slot decides about the money that the slot carried."""
 
 from pathlib import Path
 
